@@ -1,0 +1,104 @@
+"""What the registries know of an entry without importing it: plain facts, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CaseNeed = Literal["none", "avail", "oracle"]
+Track = Literal["informed", "avail", "blind"]
+
+# What each track tells a method at test time, least first; a method runs on every track that tells it enough.
+TRACK_OFFERS: Mapping[Track, tuple[CaseNeed, ...]] = {
+    "blind": ("none",),
+    "avail": ("none", "avail"),
+    "informed": ("none", "avail", "oracle"),
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Privileges a method asks for; the harness grants or refuses them by track."""
+
+    case: CaseNeed = "none"
+    """What `predict` must be told: nothing, which modality is absent, or the case itself."""
+    train_case: bool = False
+    grad_at_test: bool = False
+    state_at_test: bool = False
+    source_samples: int = 0
+    checkpoints: int = 1
+    attn_maps: bool = False
+    batch_dependent: bool = False
+    extra_forwards: float = 0.0
+    """Forward passes per training sample beyond the first; they count against the budget."""
+
+    def allowed_on(self, track: Track) -> bool:
+        return self.case in TRACK_OFFERS[track]
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """A row of the method registry."""
+
+    name: str
+    title: str
+    family: str
+    reference: str
+    year: int
+    memory: str
+    """Memory class of methods.md 1.2: M0 no backbone graph, M1 tail only, M2 crosses the encoders, M3 as full, M4 above."""
+    trains: bool = True
+    """False for rows that only evaluate the frozen backbone; regimes do not apply to them."""
+    identity_at_start: bool = True
+    """Whether the method predicts exactly as the frozen backbone before its first step."""
+    needs: Needs = field(default_factory=Needs)
+    lr_range: tuple[float, float] = (1e-4, 1e-2)
+    """The two decades in which tuning trials search, log-uniform; the default rate is their geometric mean."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options with their defaults; a suite may set these keys and no others."""
+    note: str = ""
+
+    @staticmethod
+    def of(name: str, **facts: Any) -> MethodCard:
+        """Build a card from decorator arguments; raises TypeError for an unknown or missing fact."""
+        facts["needs"] = Needs(**facts.get("needs", {}))
+        return MethodCard(name=name, **facts)
+
+
+Modality = Literal["audio", "vision"]
+StageName = Literal["sample", "waveform", "image", "fbank", "normalised", "missing"]
+
+
+@dataclass(frozen=True)
+class CorruptionCard:
+    """A row of the corruption registry."""
+
+    name: str
+    family: str
+    modality: Modality
+    stage: StageName
+    reference: str
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """(0,) for a corruption without a scale."""
+    variant: str = ""
+    deterministic: bool = False
+    note: str = ""
+
+    @staticmethod
+    def of(name: str, **facts: Any) -> CorruptionCard:
+        return CorruptionCard(name=name, **facts)
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """A row of the data-set registry."""
+
+    name: str
+    title: str
+    licence: str = ""
+    note: str = ""
+
+    @staticmethod
+    def of(name: str, **facts: Any) -> DatasetCard:
+        return DatasetCard(name=name, **facts)

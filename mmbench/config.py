@@ -1,0 +1,260 @@
+"""The suite file: what is compared, on what, under which budget. Strict: an unknown key or a bad value is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mmbench.cards import Track
+from mmbench.errors import ConfigError
+
+Regime = Literal["clean", "mixed", "casewise"]
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitConfig(Config):
+    """How a data set is cut into train, val and test."""
+
+    kind: Literal["grouped", "random", "published"] = "grouped"
+    """`grouped` keeps files of one recording on one side; `published` is the 70/30 cut per class, which may leak."""
+    test: float = Field(0.3, gt=0, lt=1)
+    """Share of all samples."""
+    val: float = Field(0.15, gt=0, lt=1)
+    """Share of the samples that are left for training."""
+    seed: int = 0
+
+
+class DataConfig(Config):
+    """One data set, as a suite names it."""
+
+    name: str
+    """A registered data set; see `mmbench ls datasets`."""
+    label: str | None = None
+    """What tables call it; the registered name unless given."""
+    root: Path | None = None
+    """Folder of the files; relative paths count from the suite file."""
+    audio_dir: str | None = None
+    vision_dir: str | None = None
+    classes: tuple[str, ...] | None = None
+    """Class names in label order; the folder names, sorted, unless given."""
+    group_pattern: str | None = None
+    """Regular expression whose first group, found in a file's stem, names its recording."""
+    manifest: Path | None = None
+    label_csv: Path | None = None
+    multi_label: bool = False
+    samples: int | None = Field(None, gt=0)
+    """Number of samples; for generated data only."""
+    seed: int = 0
+    """Seed of generated data."""
+    split: SplitConfig = SplitConfig()
+    on_error: Literal["raise", "skip"] = "raise"
+    """An unreadable file ends the run, or is left out, counted and listed."""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
+
+
+class OptimConfig(Config):
+    """Optimiser defaults, the same for every method."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    clip_norm: float | None = Field(1.0, gt=0)
+    head_lr_multiplier: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    loss: Literal["auto", "cross-entropy", "bce"] = "auto"
+    """`auto`: cross-entropy for single-label data, binary cross-entropy for multi-label data."""
+
+
+class Budget(Config):
+    """What every method of a suite may spend; nothing in it depends on the method."""
+
+    epochs: float = Field(5.0, gt=0)
+    """Passes over the training split, summed over all phases of a method."""
+    samples: int | None = Field(None, gt=0)
+    """Training samples forwarded in all phases together; overrides epochs."""
+    batch_size: int = Field(64, gt=0)
+    """Effective batch: the samples of one optimiser step."""
+    micro_batch: int | None = Field(None, gt=0)
+    """Samples in memory at once; the effective batch unless given. Halved while the memory cap binds."""
+    eval_batch: int = Field(64, gt=0)
+    memory_cap_gib: float | None = Field(None, gt=0)
+    """Cap on device memory; enforced on CUDA, counted as training state elsewhere."""
+    tuning_trials: int = Field(3, ge=1)
+    """Learning rates tried per method; 1 takes the middle of the method's range without a search."""
+    tuning_share: float = Field(1 / 3, gt=0, le=1)
+    """Share of the samples one tuning trial sees."""
+    wall_clock_minutes: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    train_head: bool = True
+    """Whether the classification head trains along with every method."""
+    optim: OptimConfig = OptimConfig()
+
+
+class BackboneConfigSpec(Config):
+    """Which frozen source model a suite starts from."""
+
+    name: str = "cavmae-tiny"
+    """A preset; see `mmbench ls backbones`."""
+    path: Path | None = None
+    """A folder written by `mmbench backbone build` or `import`; built on first use from clean data unless given."""
+    init: Path | None = None
+    """An official CAV-MAE checkpoint to start the clean fine-tuning from."""
+    fusion: Literal["none", "gated", "as-published"] = "gated"
+    epochs: float = Field(30.0, gt=0)
+    """Passes of the clean fine-tuning."""
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(64, gt=0)
+
+
+class MethodSpec(Config):
+    """A method of the suite, with options that differ from its card."""
+
+    name: str
+    label: str | None = None
+    regimes: tuple[Regime, ...] | None = None
+    """Regimes of this method only; the suite's unless given."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
+
+
+class Suite(Config):
+    """A whole comparison."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    title: str = ""
+    note: str = ""
+    methods: tuple[MethodSpec, ...] = Field(min_length=1)
+    regimes: tuple[Regime, ...] = ("clean", "mixed")
+    cases: tuple[Any, ...] = Field(("paper",), min_length=1)
+    """Case names, set names, or cases written out; parsed by mmbench.cases."""
+    train_cases: tuple[Any, ...] | None = None
+    """Cases seen in `mixed` and `casewise` training; those of `cases` unless given."""
+    tracks: tuple[Track, ...] = ("informed", "avail", "blind")
+    datasets: tuple[DataConfig, ...] = Field((DataConfig(name="synthetic-av"),), min_length=1)
+    backbones: tuple[BackboneConfigSpec, ...] = Field((BackboneConfigSpec(),), min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    budget: Budget = Budget()
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> Any:
+        return [method_entry(v) if isinstance(v, str) else v for v in value] if isinstance(value, (list, tuple)) else value
+
+    @field_validator("datasets", "backbones", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return [{"name": v} if isinstance(v, str) else v for v in value] if isinstance(value, (list, tuple)) else value
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Suite:
+        for what, names in (
+            ("methods", [f"{m.title}{m.regimes or ''}" for m in self.methods]),
+            ("datasets", [d.title for d in self.datasets]),
+            ("backbones", [f"{b.name}{b.path or ''}{b.fusion}{b.init or ''}" for b in self.backbones]),
+            ("seeds", [str(s) for s in self.seeds]),
+        ):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"{what} named twice: {', '.join(twice)} (give the second one a label)")
+        return self
+
+
+def method_entry(text: str) -> dict[str, Any]:
+    """`lora-qv` or `lora-qv+mixed` as a MethodSpec mapping."""
+    name, _, regime = text.partition("+")
+    return {"name": name, "regimes": [regime]} if regime else {"name": name}
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice instead of keeping the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = {str(k) for k in keys if isinstance(k, Hashable) and keys.count(k) > 1}
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
+    """Read a suite file; `overrides` are `budget.epochs=2` strings.
+
+    Raises ConfigError naming the file, the key and the value.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"cannot read suite {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"suite {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"suite {path} must be a mapping of keys, not {type(content).__name__}")
+    for override in overrides:
+        _override(content, override)
+    return parse_suite(content, path)
+
+
+def parse_suite(content: Mapping[str, Any], path: Path | None = None) -> Suite:
+    """Validate a suite given as plain data; paths in it count from the suite file's folder."""
+    try:
+        suite = Suite.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"suite {path or ''}: {explain(error)}") from None
+    return _resolve(suite, path.resolve().parent if path else Path.cwd())
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings as one line each: where, what, and the value that was given."""
+    lines = []
+    for found in error.errors():
+        where = ".".join(str(part) for part in found["loc"]) or "file"
+        given = "" if found["type"] in ("missing", "value_error") else f" (got {found['input']!r:.80})"
+        lines.append(f"{where}: {found['msg']}{given}")
+    return "; ".join(lines)
+
+
+def _override(content: dict[str, Any], text: str) -> None:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set takes key=value, got '{text}'")
+    *parents, last = key.split(".")
+    target = content
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {text}: '{parent}' is not a mapping in this suite")
+    try:
+        target[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is not valid YAML") from None
+
+
+def _resolve(suite: Suite, folder: Path) -> Suite:
+    """Make every relative path absolute, counted from the suite file."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else (folder / path.expanduser()).resolve()
+
+    datasets = tuple(
+        d.model_copy(update={key: absolute(getattr(d, key)) for key in ("root", "manifest", "label_csv")})
+        for d in suite.datasets
+    )
+    backbones = tuple(
+        b.model_copy(update={"path": absolute(b.path), "init": absolute(b.init)}) for b in suite.backbones
+    )
+    return suite.model_copy(update={"datasets": datasets, "backbones": backbones})

@@ -1,0 +1,48 @@
+"""Errors a user can act on: each names the thing, the value and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MMBenchError(Exception):
+    """Base of every error that is reported without a traceback."""
+
+
+class ConfigError(MMBenchError):
+    """A suite, an option or a command line that cannot be used as written."""
+
+
+class UnknownNameError(ConfigError):
+    """A name that no registry holds; the message offers the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+        super().__init__(f"no {kind} '{name}'; {hint}")
+
+
+class DataError(MMBenchError):
+    """A data file or folder that is missing, broken or contradicts its description."""
+
+
+class CheckpointError(MMBenchError):
+    """A checkpoint that does not fit the model it is loaded into."""
+
+
+class RefusedError(MMBenchError):
+    """A method that needs more than the track or the budget offers."""
+
+
+class DoesNotFitError(MMBenchError):
+    """One sample alone exceeds the memory cap."""
+
+
+class DivergedError(MMBenchError):
+    """The loss became NaN or infinite."""
+
+
+class OverBudgetError(MMBenchError):
+    """The wall clock of the budget ran out."""
