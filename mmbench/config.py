@@ -102,7 +102,7 @@ class Budget(Config):
     optim: OptimConfig = OptimConfig()
 
 
-class BackboneConfigSpec(Config):
+class BackboneSpec(Config):
     """Which frozen source model a suite starts from."""
 
     name: str = "cavmae-tiny"
@@ -146,7 +146,7 @@ class Suite(Config):
     """Cases seen in `mixed` and `casewise` training; those of `cases` unless given."""
     tracks: tuple[Track, ...] = ("informed", "avail", "blind")
     datasets: tuple[DataConfig, ...] = Field((DataConfig(name="synthetic-av"),), min_length=1)
-    backbones: tuple[BackboneConfigSpec, ...] = Field((BackboneConfigSpec(),), min_length=1)
+    backbones: tuple[BackboneSpec, ...] = Field((BackboneSpec(),), min_length=1)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     budget: Budget = Budget()
 

@@ -1,0 +1,270 @@
+"""What a trial leaves: a versioned JSON record. No torch here, so that reading thousands of records stays light."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmbench.cards import Track
+from mmbench.errors import MMBenchError
+
+SCHEMA = 1
+
+Status = Literal["ok", "refused", "does-not-fit", "diverged", "over-budget", "crashed"]
+"""How a trial ended. All but `crashed` are results; a crash can be run again with `--retry crashed`."""
+
+
+class RecordError(MMBenchError):
+    """A record that cannot be read or written."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Failure(Part):
+    """Why a trial has no complete result."""
+
+    kind: str
+    message: str
+    traceback: str | None = None
+
+
+class TrialFacts(Part):
+    """What was run; everything that enters the id, and the words tables use for it."""
+
+    id: str
+    suite: str
+    method: str
+    """The registered name."""
+    title: str
+    """What tables call the row: the method's label in the suite, or its name."""
+    family: str
+    regime: Literal["clean", "mixed", "casewise", "none"]
+    """`none` for rows that do not train."""
+    dataset: str
+    backbone: str
+    seed: int
+    options: dict[str, Any]
+    budget: dict[str, Any]
+    cases: tuple[str, ...]
+    train_cases: tuple[str, ...]
+    deviations: tuple[str, ...] = ()
+    """Every difference from the suite's defaults, in words, for the table's footnotes."""
+
+
+class Environment(Part):
+    """Where it ran; costs are compared only within one device and thread count."""
+
+    date: str
+    python: str
+    platform: str
+    device: str
+    """GPU model, or the processor's name."""
+    device_kind: Literal["cpu", "cuda"]
+    threads: int
+    packages: dict[str, str]
+    commit: str | None = None
+    dirty: bool | None = None
+    deterministic: bool = True
+    plugins: dict[str, str] = Field(default_factory=dict)
+    """Plugin file name -> SHA-256 of its content."""
+
+
+class DataFacts(Part):
+    """What the numbers were measured on."""
+
+    name: str
+    digest: str
+    classes: tuple[str, ...]
+    multi_label: bool
+    train: int
+    val: int
+    test: int
+    split: str
+    leaks: bool
+    note: str = ""
+    skipped: tuple[str, ...] = ()
+    """Files left out under `on_error: skip`, with the reason."""
+
+
+class BackboneFacts(Part):
+    name: str
+    digest: str
+    parameters: int
+    fusion: str
+
+
+class TuningTrial(Part):
+    """One learning rate tried on the validation split."""
+
+    lr: float
+    score: float | None
+    """Mean validation accuracy (or mAP) over the training cases; None where the trial diverged."""
+    samples: int
+
+
+class Score(Part):
+    """One number, long form."""
+
+    case: str
+    severity: int = 0
+    """0 where the case has no scale."""
+    track: Track
+    metric: str
+    """accuracy, map, nll, ece ..."""
+    value: float | None
+    n: int
+    reason: str | None = None
+    """Why there is no value."""
+    digest: str | None = None
+    """SHA-256 of the corrupted evaluation set; two records enter one table only if it agrees."""
+
+
+class PhaseSeconds(Part):
+    """Wall-clock accumulators; their sum is the trial's wall clock up to measurement overhead."""
+
+    setup: float
+    data: float
+    """Store reads, corruption and transfer during training."""
+    train: float
+    """Forward, backward and optimiser steps, synchronised."""
+    tune: float
+    """The tuning trials, all of their phases together."""
+    evaluate: float
+    log: float
+    wall: float
+
+
+class PeakMemory(Part):
+    """Peak since the phase began; None where the platform does not tell."""
+
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    rss_bytes: int | None = None
+    """Peak resident size of the process (CPU)."""
+
+
+class TrainingState(Part):
+    """Device-independent bytes one optimiser step holds at `batch` samples at once."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    """Distinct storages saved for backward, parameters excluded."""
+    batch: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
+
+
+class Costs(Part):
+    """What it cost. None means not measured, never zero."""
+
+    trainable_parameters: int
+    """Elements of tensors that received a gradient, head included."""
+    head_parameters: int
+    """The part of them that belongs to the classification head."""
+    total_parameters: int
+    stored_bytes: int
+    """Bytes of everything a user must keep beside the backbone, over all case-wise states."""
+    seconds: PhaseSeconds
+    epoch_seconds: float | None
+    """Training-step time of one pass over the training split, from steps after the warm-up."""
+    step_seconds_median: float | None
+    step_seconds_std: float | None
+    steps: int
+    samples_seen: int
+    """Training samples forwarded in the final training, over all phases, extra forwards included."""
+    micro_batch: int | None
+    train_memory: PeakMemory
+    eval_memory: PeakMemory
+    training_state: TrainingState | None
+    train_flops_per_sample: float | None
+    eval_flops_per_sample: float | None
+    eval_seconds_per_sample: float | None
+    energy_joules: float | None
+
+
+class TrialRecord(Part):
+    """The whole record. `schema_version` stays first, so that a reader can decide before it parses the rest."""
+
+    schema_version: Literal[1] = 1
+    status: Status
+    failure: Failure | None = None
+    trial: TrialFacts
+    environment: Environment
+    data: DataFacts | None = None
+    backbone: BackboneFacts | None = None
+    lr: float | None = None
+    tuning: tuple[TuningTrial, ...] = ()
+    scores: tuple[Score, ...] = ()
+    costs: Costs | None = None
+
+
+RECORD = "trial.json"
+MARKER = "done"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write aside, flush to the disk, rename: a reader sees the old file or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise RecordError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from None
+
+
+def save_record(record: TrialRecord, folder: Path) -> None:
+    """Write the record, then the marker that says it is complete."""
+    content = record.model_dump_json(indent=1).encode()
+    write_atomic(folder / RECORD, content)
+    write_atomic(folder / MARKER, hashlib.sha256(content).hexdigest().encode())
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / MARKER).is_file() and (folder / RECORD).is_file()
+
+
+def load_record(path: Path) -> TrialRecord:
+    """Read one record, lifting older schemas.
+
+    Raises RecordError naming the file if it is missing, damaged or of a newer schema.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return TrialRecord.model_validate(_upgrade(content))
+    except OSError as error:
+        raise RecordError(f"cannot read record {path}: {error.strerror}") from None
+    except (ValidationError, ValueError, TypeError, AttributeError) as error:
+        raise RecordError(f"record {path} is damaged or not a record: {' '.join(str(error).split())[:300]}") from None
+
+
+def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
+    """Older schemas are lifted here, one step a version; there is only one so far."""
+    found = content.get("schema_version")
+    if found != SCHEMA:
+        raise ValueError(f"schema {found!r} is not one this version reads (up to {SCHEMA}); update mmbench")
+    return content
+
+
+def find_records(folder: Path) -> Iterator[Path]:
+    """Complete records below a results folder (`trials/<id>/trial.json`) or a board (`records/*.json`)."""
+    for path in sorted(folder.glob(f"trials/*/{RECORD}")):
+        if (path.parent / MARKER).is_file():
+            yield path
+    yield from sorted(folder.glob("records/*.json"))
