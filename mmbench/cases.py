@@ -1,0 +1,193 @@
+"""Cases: named pairs of corruptions, written as data and checked against the registry without importing any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import yaml
+
+from mmbench.cards import CorruptionCard, Modality
+from mmbench.errors import ConfigError, UnknownNameError
+from mmbench.registry import corruptions
+
+Which = Literal["audio", "vision", "mixed"]
+CASE_KEYS = ("name", "audio", "vision", "missing")
+MISSING_KEYS = ("which", "rate", "audio_share", "audio_fill", "vision_fill")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """How many samples lack a modality, which one, and what stands in its place."""
+
+    which: Which
+    rate: float = 1.0
+    audio_share: float = 0.5
+    """Of the samples that lack something under `mixed`, the share that lacks audio."""
+    audio_fill: str = "silence"
+    vision_fill: str = "black"
+
+    def fill(self, modality: Modality) -> str:
+        """Name of the registered corruption that fills the gap."""
+        return f"missing/{modality}-{self.audio_fill if modality == 'audio' else self.vision_fill}"
+
+    def counts(self, samples: int) -> tuple[int, int]:
+        """Samples without audio and without vision, of `samples`: exact, with the odd one lacking audio."""
+        absent = int(exact(self.rate) * samples)
+        no_vision = int(self.vision_share() * absent)
+        return absent - no_vision, no_vision
+
+    def vision_share(self) -> Fraction:
+        fixed = {"audio": Fraction(0), "vision": Fraction(1)}
+        return fixed[self.which] if self.which in fixed else 1 - exact(self.audio_share)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One condition under which a method is trained or tested; corruptions as `family/name[@severity]`."""
+
+    name: str
+    audio: str | None = None
+    vision: str | None = None
+    missing: Missing | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.audio is None and self.vision is None and self.missing is None
+
+    def severity(self) -> int | None:
+        """The larger severity of its corruptions; None where neither has a scale."""
+        scales = [parse_reference(text).severity for text in (self.audio, self.vision) if text]
+        return max(scales, default=0) or None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A registered corruption at one severity; 0 where it has no scale."""
+
+    name: str
+    severity: int
+    card: CorruptionCard
+
+
+def exact(decimal: float) -> Fraction:
+    """The number as written: 0.29 of 100 is 29, not the 28 of binary floating point."""
+    return Fraction(str(decimal))
+
+
+def parse_reference(text: str) -> Reference:
+    """Read `family/name[@severity]`; raises UnknownNameError or ConfigError."""
+    name, _, scale = text.partition("@")
+    card = corruptions().card(name)
+    if card.severities == (0,):
+        if scale:
+            raise ConfigError(f"corruption '{name}' has no severities; write it without '@{scale}'")
+        return Reference(name, 0, card)
+    known = ", ".join(str(severity) for severity in card.severities)
+    if not scale:
+        raise ConfigError(f"corruption '{name}' needs a severity: write '{name}@N' with N one of {known}")
+    if scale not in {str(severity) for severity in card.severities}:
+        raise ConfigError(f"corruption '{name}' has the severities {known}; got '{scale}'")
+    return Reference(name, int(scale), card)
+
+
+def parse_case(entry: str | Mapping[str, Any]) -> Case:
+    """A case by its name, or written out as `{name, audio, vision, missing}`.
+
+    Raises UnknownNameError for a name nobody defined and ConfigError, naming the case, for anything that does not fit.
+    """
+    if isinstance(entry, str):
+        known = named_cases()
+        if entry not in known:
+            raise UnknownNameError("case", entry, known)
+        return known[entry]
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
+        raise ConfigError(f"a case is a name or a mapping with a 'name'; got {entry!r}")
+    name = entry["name"]
+    _known_keys(name, entry, CASE_KEYS)
+    missing = _missing(name, entry["missing"]) if entry.get("missing") is not None else None
+    return Case(name, _corruption(name, entry, "audio"), _corruption(name, entry, "vision"), missing)
+
+
+def parse_cases(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Case, ...]:
+    """Cases in order, sets expanded, repeats dropped; raises ConfigError if one name stands for two cases."""
+    found: dict[str, Case] = {}
+    for entry in entries:
+        names = named_sets().get(entry) if isinstance(entry, str) else None
+        if isinstance(entry, str) and names is None and entry not in named_cases():
+            raise UnknownNameError("case or set of cases", entry, [*named_cases(), *named_sets()])
+        for case in map(parse_case, names or (entry,)):
+            if found.setdefault(case.name, case) != case:
+                raise ConfigError(f"case '{case.name}' is given twice, with different contents; rename one of them")
+    return tuple(found.values())
+
+
+@lru_cache(maxsize=1)
+def named_cases() -> Mapping[str, Case]:
+    """The cases that come with the package, by name."""
+    return MappingProxyType(
+        {name: parse_case({"name": name, **(body or {})}) for name, body in _shipped()["cases"].items()}
+    )
+
+
+@lru_cache(maxsize=1)
+def named_sets() -> Mapping[str, tuple[str, ...]]:
+    """Lists of named cases that are usually run together."""
+    return MappingProxyType({name: tuple(cases) for name, cases in _shipped()["sets"].items()})
+
+
+def _shipped() -> dict[str, dict[str, Any]]:
+    text = files("corruptions").joinpath("cases.yaml").read_text(encoding="utf-8")
+    return cast(dict[str, dict[str, Any]], yaml.safe_load(text))
+
+
+def _corruption(case: str, entry: Mapping[str, Any], modality: Modality) -> str | None:
+    text = entry.get(modality)
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ConfigError(f"case '{case}': {modality} must be 'family/name[@severity]', got {text!r}")
+    try:
+        card = parse_reference(text).card
+    except ConfigError as error:
+        raise ConfigError(f"case '{case}': {error}") from None
+    if card.modality != modality:
+        raise ConfigError(f"case '{case}': '{card.name}' corrupts {card.modality}; write it under '{card.modality}'")
+    if card.stage == "missing":
+        raise ConfigError(f"case '{case}': '{card.name}' fills a gap; write missing: {{which: {modality}}}")
+    return text
+
+
+def _missing(case: str, body: Any) -> Missing:
+    if not isinstance(body, Mapping) or body.get("which") not in ("audio", "vision", "mixed"):
+        raise ConfigError(f"case '{case}': missing needs 'which': audio, vision or mixed; got {body!r}")
+    _known_keys(case, body, MISSING_KEYS)
+    for key in ("rate", "audio_share"):
+        share = body.get(key, 0.5)
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise ConfigError(f"case '{case}': missing.{key} must lie between 0 and 1, got {share!r}")
+    missing = Missing(**body)
+    modalities: tuple[Modality, Modality] = ("audio", "vision")
+    for modality in modalities:
+        _known_fill(case, missing, modality)
+    return missing
+
+
+def _known_fill(case: str, missing: Missing, modality: Modality) -> None:
+    name = missing.fill(modality)
+    known = [entry for entry in corruptions().names() if entry.startswith(f"missing/{modality}-")]
+    if name not in known:
+        choices = ", ".join(entry.split("-", 1)[1] for entry in known)
+        value = name.split("-", 1)[1]
+        raise ConfigError(f"case '{case}': no {modality}_fill '{value}'; choose one of: {choices}")
+
+
+def _known_keys(case: str, body: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = [str(key) for key in body if key not in known]
+    if unknown:
+        raise ConfigError(f"case '{case}': unknown key '{unknown[0]}'; known: {', '.join(known)}")
