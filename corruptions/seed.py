@@ -1,9 +1,10 @@
 """The noise of *Prompt the Missing*, twice: as its paper describes it and as its published code does it.
 
 As described: every type is active, shift and mask act on time and stay within the valid frames, and the audio noise
-is in raw log-mel units (its commands normalise with mean 0 and std 1), which on our normalised spectrogram is std / 4.4849.
-As shipped: shift and mask act on mel bins, images become zero (the mean colour), and the audio noise is added to the
-normalised spectrogram as it comes. Each has a strong form (this modality alone is noisy) and a weak one (both are).
+is in raw log-mel units (its commands normalise with mean 0 and std 1), which on our normalised spectrogram is
+std / 4.4849. As shipped: shift and mask act on mel bins, images become zero (the mean colour), and the audio noise is
+added to the normalised spectrogram as it comes. A mask is 0 as normalised in both, the mean level. Each has a strong
+form (this modality alone is noisy) and a weak one (both are).
 """
 
 from __future__ import annotations
