@@ -1,0 +1,214 @@
+"""Reading official checkpoints, and our own: nothing is loaded that does not fit or that was altered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmbench.backbone.cavmae import CAVMAEFT
+from mmbench.backbone.config import BackboneConfig
+from mmbench.backbone.pretrain import CAVMAE
+from mmbench.errors import CheckpointError, ConfigError
+
+WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
+HEAD, HEAD_CLASSES, FUSION = "mlp_head.", "mlp_head.1.weight", "blocks_fu."
+# What the published prompt code leaves in its files and never uses in a complete forward pass.
+UNUSED = ("blocks_fu_pl.", "mlp_head_prompt.", "additional_token")
+SHOWN = 30  # keys listed of each kind
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a checkpoint left as it was in the model (missing) and what of it was not used (unexpected)."""
+
+    kind: Literal["pretrained", "finetuned"]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BackboneMeta:
+    """Description of a saved backbone."""
+
+    config: BackboneConfig
+    meta: Mapping[str, str]
+    sha256: str  # backbone_digest of the tensors
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file or of a PyTorch file, on the CPU, without the `module.` of DataParallel.
+
+    Raises CheckpointError for a missing or broken file and for content that is no flat dict of finite tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint file '{path}'; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            loaded: object = load_file(path, device="cpu")
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # broken files raise whatever their first bad byte leads to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"cannot read checkpoint '{path}': {reason}; fetch or save the file again") from error
+    return _checked_state(loaded, path)
+
+
+def _checked_state(loaded: object, path: Path) -> dict[str, Tensor]:
+    if not isinstance(loaded, dict) or not loaded:
+        raise CheckpointError(f"checkpoint '{path}' holds no dict of tensors but {_kind(loaded)}")
+    state: dict[str, Tensor] = {}
+    for key, value in loaded.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"checkpoint '{path}': entry {key!r} is {_kind(value)}, not a named tensor")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"checkpoint '{path}': tensor '{key}' holds NaN or infinite values")
+        name = key.removeprefix("module.")
+        if name in state:
+            raise CheckpointError(f"checkpoint '{path}': '{name}' occurs twice, with and without 'module.'")
+        state[name] = value
+    return state
+
+
+def _kind(value: object) -> str:
+    return "an empty dict" if value == {} else f"a {type(value).__name__}"
+
+
+def load_official(model: CAVMAEFT, path: str | Path, new_head: bool = False) -> LoadReport:
+    """Load a published checkpoint; only the documented keys may be missing or left over.
+
+    `new_head` keeps the model's own head in place of a fine-tuned one. Raises CheckpointError.
+    """
+    state = read_state(path)
+    kind: Literal["pretrained", "finetuned"] = "finetuned" if HEAD_CLASSES in state else "pretrained"
+    if new_head:
+        state = {key: value for key, value in state.items() if not key.startswith(HEAD)}
+    report = _report(model, state, kind, path)
+    model.load_state_dict(state, strict=False)
+    return report
+
+
+def _report(
+    model: CAVMAEFT, state: Mapping[str, Tensor], kind: Literal["pretrained", "finetuned"], path: str | Path
+) -> LoadReport:
+    own = model.state_dict()
+    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
+    wrong_shapes = {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
+    if HEAD_CLASSES in wrong_shapes and wrong_shapes <= {HEAD_CLASSES, "mlp_head.1.bias"}:
+        theirs, ours = state[HEAD_CLASSES].shape[0], own[HEAD_CLASSES].shape[0]
+        raise CheckpointError(
+            f"checkpoint '{path}' was fine-tuned on {theirs} classes, the backbone has {ours}; set n_classes to "
+            f"{theirs}, or import it with a new head"
+        )
+    head, fusion = _group(own, HEAD), _group(own, FUSION)
+    allowed = _whole_groups(missing, head, fusion)
+    decoder = _decoder_names(model.config) if kind == "pretrained" else frozenset()
+    stray = {key for key in unexpected - decoder if not key.startswith(UNUSED)}
+    problems = [
+        _listing("missing", {key: tuple(own[key].shape) for key in missing - allowed}),
+        _listing("absent from a pre-training file", dict.fromkeys(decoder - unexpected, ())),
+        _listing("unexpected", {key: tuple(state[key].shape) for key in stray}),
+        _listing("of another shape", {key: (*state[key].shape, "not", *own[key].shape) for key in wrong_shapes}),
+    ]
+    if any(problems):
+        hint = " (the file has a fusion block: try fusion 'as-published')" if _group(state, FUSION) & stray else ""
+        raise CheckpointError(
+            f"checkpoint '{path}' does not fit backbone '{model.config.name}'{hint}:\n"
+            + "\n".join(filter(None, problems))
+        )
+    return LoadReport(kind, tuple(sorted(missing)), tuple(sorted(unexpected)))
+
+
+def _group(state: Mapping[str, Tensor], prefix: str) -> frozenset[str]:
+    return frozenset(key for key in state if key.startswith(prefix))
+
+
+def _whole_groups(missing: set[str], *groups: frozenset[str]) -> frozenset[str]:
+    """The groups that are missing as a whole; half a group is never right."""
+    return frozenset().union(*(group for group in groups if group <= missing))
+
+
+def _decoder_names(config: BackboneConfig) -> frozenset[str]:
+    with torch.device("meta"):
+        pretraining, tuning = CAVMAE(config), CAVMAEFT(config)
+    return frozenset(pretraining.state_dict()) - frozenset(tuning.state_dict())
+
+
+def _listing(what: str, keys: Mapping[str, tuple[int | str, ...]]) -> str:
+    if not keys:
+        return ""
+    lines = [f"    {key} {' '.join(str(size) for size in keys[key])}".rstrip() for key in sorted(keys)[:SHOWN]]
+    if len(keys) > SHOWN:
+        lines.append(f"    and {len(keys) - SHOWN} more")
+    return f"  {what} ({len(keys)}):\n" + "\n".join(lines)
+
+
+def backbone_digest(model: torch.nn.Module) -> str:
+    """SHA-256 over the sorted names, types, shapes and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_backbone(model: CAVMAEFT, folder: str | Path, meta: Mapping[str, str]) -> BackboneMeta:
+    """Write tensors and description into the folder, each aside and renamed, the description last."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    described = BackboneMeta(model.config, dict(meta), backbone_digest(model))
+    values = {"schema": 1, "config": model.config.to_dict(), "meta": dict(meta), "sha256": described.sha256}
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    _write_aside(folder / WEIGHTS, lambda path: save_file(state, path))
+    _write_aside(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+    return described
+
+
+def _write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_backbone(folder: str | Path) -> tuple[CAVMAEFT, BackboneMeta]:
+    """A saved backbone, its digest verified; raises CheckpointError for anything that is not as it was saved."""
+    folder = Path(folder)
+    described = _read_description(folder / DESCRIPTION)
+    state = read_state(folder / WEIGHTS)
+    with torch.device("meta"):
+        model = CAVMAEFT(described.config)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"backbone '{folder}' does not match its description: {error}; build it again") from error
+    found = backbone_digest(model)
+    if found != described.sha256:
+        raise CheckpointError(
+            f"backbone '{folder}' has digest {found[:12]}, its description says {described.sha256[:12]}; build it again"
+        )
+    return model, described
+
+
+def _read_description(path: Path) -> BackboneMeta:
+    if not path.is_file():
+        raise CheckpointError(f"no backbone in '{path.parent}': {path.name} is missing; build or import one there")
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = BackboneConfig.from_dict(values["config"])
+        return BackboneMeta(config, {str(k): str(v) for k, v in values["meta"].items()}, str(values["sha256"]))
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise CheckpointError(f"backbone description '{path}' is broken: {reason}; build it again") from error
