@@ -1,0 +1,77 @@
+"""The two forms a batch takes: as stored, before any corruption, and as a method sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Samples as stored, before any corruption; owns its tensors, so a caller may not fear aliasing."""
+
+    wave: Tensor  # (B, S) float32 in [-1, 1], 16 kHz mono, zero-padded to the longest of the batch
+    wave_lengths: Tensor  # (B,) int64 valid samples
+    image: Tensor  # (B, 3, H, W) uint8 RGB, resized and centre-cropped
+    fbank: Tensor  # (B, T, 128) float32 log-mel before normalisation, zero-padded or cut to T
+    frames: Tensor  # (B,) int64 valid frames
+    label: Tensor  # (B,) int64, or (B, C) float32 multi-hot
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, index: Tensor | Sequence[int]) -> RawBatch:
+        """The samples at these positions, copied."""
+        rows = torch.as_tensor(index, dtype=torch.int64)
+        return RawBatch(
+            wave=self.wave[rows],
+            wave_lengths=self.wave_lengths[rows],
+            image=self.image[rows],
+            fbank=self.fbank[rows],
+            frames=self.frames[rows],
+            label=self.label[rows],
+            ids=tuple(self.ids[row] for row in rows.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method sees: normalised tensors, and only the knowledge its track allows."""
+
+    audio: Tensor  # (B, T, 128)
+    image: Tensor  # (B, 3, H, W)
+    label: Tensor | None  # (B,) int64 or (B, C) float32
+    ids: tuple[str, ...]
+    case: tuple[str, ...] | None = None  # None when the track forbids it
+    available: Tensor | None = None  # (B, 2) bool [audio, vision]; None when the track forbids it
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch with its tensors on another device."""
+        return replace(
+            self,
+            audio=self.audio.to(device),
+            image=self.image.to(device),
+            label=None if self.label is None else self.label.to(device),
+            available=None if self.available is None else self.available.to(device),
+        )
+
+    def select(self, index: Tensor | Sequence[int]) -> Batch:
+        """The samples at these positions, in this order."""
+        rows = torch.as_tensor(index, dtype=torch.int64)
+        at = rows.to(self.audio.device)
+        picked = rows.tolist()
+        return Batch(
+            audio=self.audio[at],
+            image=self.image[at],
+            label=None if self.label is None else self.label[at],
+            ids=tuple(self.ids[row] for row in picked),
+            case=None if self.case is None else tuple(self.case[row] for row in picked),
+            available=None if self.available is None else self.available[at],
+        )
