@@ -1,0 +1,149 @@
+"""Which records may stand in one table. What disagrees with the majority is left out and named, never mixed in."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmbench.cards import Track
+from mmbench.records import TrialRecord
+
+Key = Callable[[TrialRecord], str | None]
+
+# What a row may be scored on: its own track first, then those that tell a method less.
+FALLBACKS: dict[Track, tuple[Track, ...]] = {
+    "informed": ("informed", "avail", "blind"),
+    "avail": ("avail", "blind"),
+    "blind": ("blind",),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The records of one data set and backbone that are comparable, and what was left out."""
+
+    dataset: str
+    backbone: str
+    records: tuple[TrialRecord, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({record.trial.seed for record in self.records}))
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Cases in the suite's order."""
+        return tuple(dict.fromkeys(case for record in self.records for case in record.trial.cases))
+
+    @property
+    def metric(self) -> str:
+        return "map" if any(r.data is not None and r.data.multi_label for r in self.records) else "accuracy"
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Tracks that some record was scored on, the one that tells most first; blind if nothing was scored."""
+        found = {s.track for r in self.records if r.status == "ok" for s in r.scores if s.metric == self.metric}
+        return tuple(track for track in FALLBACKS if track in found) or ("blind",)
+
+    def rows(self) -> tuple[tuple[TrialRecord, ...], ...]:
+        """Records grouped by (title, regime), each group in order of seed."""
+        groups: dict[tuple[str, str], list[TrialRecord]] = {}
+        for record in sorted(self.records, key=lambda r: (r.trial.title, r.trial.regime, r.trial.seed)):
+            groups.setdefault((record.trial.title, record.trial.regime), []).append(record)
+        return tuple(tuple(group) for group in groups.values())
+
+
+def select(records: Sequence[TrialRecord], dataset: str, backbone: str) -> Selection:
+    """The largest comparable set of one data set and backbone."""
+    chosen = [r for r in records if (r.trial.dataset, r.trial.backbone) == (dataset, backbone)]
+    problems: list[str] = []
+    for what, key in _CRITERIA:
+        chosen = _narrow(chosen, what, key, problems)
+    chosen = _same_evaluation_sets(chosen, problems)
+    chosen = _same_rows(chosen, problems)
+    return Selection(dataset, backbone, tuple(chosen), tuple(problems))
+
+
+def name_of(record: TrialRecord) -> str:
+    """A trial as a reader knows it."""
+    regime = "" if record.trial.regime == "none" else f"{record.trial.regime}, "
+    return f"{record.trial.title} ({regime}seed {record.trial.seed}, trial {record.trial.id[:12]})"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _train_cases(record: TrialRecord) -> str | None:
+    # A clean regime trains on complete pairs whatever the suite lists.
+    return _json(record.trial.train_cases) if record.trial.regime in ("mixed", "casewise") else None
+
+
+_CRITERIA: tuple[tuple[str, Key], ...] = (
+    ("budget", lambda r: _json(r.trial.budget)),
+    ("cases", lambda r: _json(r.trial.cases)),
+    ("training cases", _train_cases),
+    ("data digest", lambda r: None if r.data is None else _json(r.data.digest)),
+    ("backbone digest", lambda r: None if r.backbone is None else _json(r.backbone.digest)),
+)
+
+
+def _narrow(records: list[TrialRecord], what: str, key: Key, problems: list[str]) -> list[TrialRecord]:
+    """Keep the records that agree with the majority, or that say nothing; a tie goes to the newest record."""
+    counts = Counter(value for record in records if (value := key(record)) is not None)
+    if len(counts) < 2:
+        return records
+    newest = {value: max(r.environment.date for r in records if key(r) == value) for value in counts}
+    winner = max(counts, key=lambda value: (counts[value], newest[value]))
+    kept = [record for record in records if key(record) in (winner, None)]
+    for record in records:
+        value = key(record)
+        if value not in (winner, None):
+            problems.append(f"left out: {name_of(record)}: its {what} is another: {_difference(str(value), winner)}")
+    return kept
+
+
+def _difference(mine: str, theirs: str) -> str:
+    """What differs between two JSON texts, short enough to read."""
+    left, right = json.loads(mine), json.loads(theirs)
+    if isinstance(left, dict) and isinstance(right, dict):
+        keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
+        return ", ".join(f"{key} {left.get(key)} instead of {right.get(key)}" for key in keys)
+    if isinstance(left, list) and isinstance(right, list):
+        return f"{', '.join(map(str, left)) or 'none'} instead of {', '.join(map(str, right)) or 'none'}"
+    return f"{str(left)[:12]} instead of {str(right)[:12]}"
+
+
+def _same_evaluation_sets(records: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:
+    """Within one seed every record must have been scored on the same corrupted samples."""
+    keys = sorted({(r.trial.seed, s.case, s.severity) for r in records for s in r.scores if s.digest is not None})
+    for seed, case, severity in keys:
+        label = f"evaluation set of {case}" + (f" at severity {severity}" if severity else "")
+
+        def digest(record: TrialRecord, key: tuple[int, str, int] = (seed, case, severity)) -> str | None:
+            found = (s.digest for s in record.scores if (record.trial.seed, s.case, s.severity) == key and s.digest)
+            first = next(found, None)
+            return None if first is None else _json(first)
+
+        records = _narrow(records, label, digest, problems)
+    return records
+
+
+def _same_rows(records: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:
+    """One row holds one method with one set of options, and each seed once."""
+    kept: list[TrialRecord] = []
+    for title, regime in dict.fromkeys((r.trial.title, r.trial.regime) for r in records):
+        row = [r for r in records if (r.trial.title, r.trial.regime) == (title, regime)]
+        row = _narrow(row, "method or option", lambda r: _json({"method": r.trial.method, **r.trial.options}), problems)
+        newest: dict[int, TrialRecord] = {}
+        for record in sorted(row, key=lambda r: r.environment.date):
+            if record.trial.seed in newest:
+                older = name_of(newest[record.trial.seed])
+                problems.append(f"left out: {older}: a newer record of this seed stands beside it")
+            newest[record.trial.seed] = record
+        kept.extend(newest.values())
+    return kept
