@@ -82,14 +82,14 @@ def exact(decimal: float) -> Fraction:
 
 def parse_reference(text: str) -> Reference:
     """Read `family/name[@severity]`; raises UnknownNameError or ConfigError."""
-    name, _, scale = text.partition("@")
+    name, at, scale = text.partition("@")
     card = corruptions().card(name)
     if card.severities == (0,):
-        if scale:
+        if at:
             raise ConfigError(f"corruption '{name}' has no severities; write it without '@{scale}'")
         return Reference(name, 0, card)
     known = ", ".join(str(severity) for severity in card.severities)
-    if not scale:
+    if not at:
         raise ConfigError(f"corruption '{name}' needs a severity: write '{name}@N' with N one of {known}")
     if scale not in {str(severity) for severity in card.severities}:
         raise ConfigError(f"corruption '{name}' has the severities {known}; got '{scale}'")
