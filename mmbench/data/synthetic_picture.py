@@ -63,7 +63,7 @@ def flames(scene: Scene) -> Canvas:
     for _ in range(4 + dice.below(3)):
         cx, width, top = dice.between(0.1, 0.9), dice.between(0.1, 0.2), dice.between(0.15, 0.55)
         tongue = np.abs(scene.x - cx) < width * np.clip((scene.y - top) / (1 - top), 0, 1)
-        canvas = paint(canvas, tongue, scene.colour(dice.between(0.02, 0.14), 0.95, 1.0))
+        canvas = paint(canvas, tongue, scene.colour(dice.between(0.02, 0.11), 0.95, 1.0))
     return canvas
 
 
@@ -121,8 +121,8 @@ def picture(family: str, light: Light, dice: Dice, size: int) -> NDArray[np.uint
     canvas = _clutter(FAMILIES[family](scene), scene)
     grey = canvas.mean(axis=2, keepdims=True)
     canvas = grey + (canvas - grey) * light.saturation * dice.between(0.3, 1.0)
-    canvas = 0.5 + (canvas - 0.5) * dice.between(0.4, 1.0)
-    canvas = canvas * light.brightness * dice.between(0.75, 1.15) + dice.between(0.02, 0.14) * dice.noise(*canvas.shape)
+    canvas = 0.5 + (canvas - 0.5) * dice.between(0.5, 1.0)
+    canvas = canvas * light.brightness * dice.between(0.75, 1.15) + dice.between(0.02, 0.11) * dice.noise(*canvas.shape)
     return np.asarray(np.rint(np.clip(canvas, 0.0, 1.0) * 255), dtype=np.uint8)
 
 

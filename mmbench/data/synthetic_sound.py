@@ -14,6 +14,7 @@ from mmbench.data.features import SAMPLE_RATE, samples_for
 SAMPLES = samples_for(128)  # 1.295 s: fills 128 frames
 TIME = np.arange(SAMPLES) / SAMPLE_RATE  # (S,) seconds
 FREQUENCY = np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE)  # (F,) Hz
+LOG_FREQUENCY = np.log(np.maximum(FREQUENCY, 50.0) / 1000.0)
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def sound(family: str, room: Room, dice: Dice) -> NDArray[np.float32]:
         other = tuple(FAMILIES.values())[dice.below(len(FAMILIES))]
         clean = clean + 10 ** (dice.between(-14.0, -3.0) / 20) * _unit(other(dice))
     snr_db = room.snr_db + dice.between(-6.0, 6.0)
-    spectrum = np.fft.rfft(dice.noise(SAMPLES))
-    mixed = _unit(clean) + 10 ** (-snr_db / 20) * _unit(np.fft.irfft(spectrum * _slope(room.tilt), SAMPLES))
-    heard = _unit(np.fft.irfft(np.fft.rfft(mixed) * _slope(room.colour), SAMPLES))
+    noise = np.fft.rfft(dice.noise(SAMPLES)) * _slope(room.tilt)
+    noise *= 10 ** (-snr_db / 20) / _rms(noise)
+    heard = _unit(np.fft.irfft((np.fft.rfft(_unit(clean)) + noise) * _slope(room.colour), SAMPLES))
     heard *= room.loudness * dice.between(0.6, 1.6)
     return np.asarray(heard * min(1.0, 0.99 / np.abs(heard).max()), dtype=np.float32)
 
@@ -103,7 +104,12 @@ def _band(noise: Floats, low: float, high: float) -> Floats:
 
 def _slope(exponent: float) -> Floats:
     """(F,) gain that follows a power of the frequency, 1 at 1 kHz."""
-    return np.asarray((np.maximum(FREQUENCY, 50.0) / 1000.0) ** exponent)
+    return np.asarray(np.exp(exponent * LOG_FREQUENCY))
+
+
+def _rms(spectrum: NDArray[np.complex128]) -> float:
+    """RMS of the wave with this spectrum, by Parseval; the two outermost bins count as any other."""
+    return float(np.sqrt(2 * np.vdot(spectrum, spectrum).real) / SAMPLES)
 
 
 def _unit(wave: Floats) -> Floats:

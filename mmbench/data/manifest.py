@@ -1,0 +1,177 @@
+"""CAV-MAE manifests: a json of clips, a csv of labels, and per clip ten extracted frames."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbench.data.features import load_audio, load_image
+from mmbench.data.source import Item, Pair, Skipped, file_parts, fingerprint_of
+from mmbench.errors import ConfigError, DataError
+from mmbench.registry import dataset
+
+if TYPE_CHECKING:
+    from mmbench.config import DataConfig
+
+FRAME = 5  # the middle one of ten; earlier ones stand in for it where it is missing
+KEYS = ("video_id", "wav", "video_path", "labels")
+COLUMNS = ("index", "mid", "display_name")
+CLIP_OF_FILM = re.compile(r"^(.+)_\d+$")  # <film>_<start>: clips of one film form a group
+
+
+@dataclass(frozen=True)
+class ManifestSource:
+    """Listed clips; a sample's id is its video_id."""
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    problems: tuple[Skipped, ...]
+    multi_label: bool
+    static_images: bool = False
+
+    def read(self, item: Item, image_size: int) -> Pair:
+        assert item.audio is not None and item.image is not None  # the listing finds both
+        return Pair(load_audio(item.audio), load_image(item.image, image_size))
+
+    def fingerprint(self) -> str:
+        problems = (f"{entry.id}: {entry.reason}" for entry in self.problems)
+        head = (self.name, str(self.multi_label), *self.classes)
+        return fingerprint_of((*head, *file_parts(self.items, self.root), *problems))
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What every entry is read against."""
+
+    folder: Path
+    labels: Mapping[str, int]  # mid -> class
+    multi_label: bool
+    group_pattern: re.Pattern[str]
+
+
+class _EntryError(Exception):
+    """One broken entry; the message is the reason."""
+
+
+@dataset("cavmae-manifest", title="CAV-MAE json and label csv", note="single- or multi-label, frames extracted before")
+def cavmae_manifest(config: DataConfig) -> ManifestSource:
+    for key in ("manifest", "label_csv"):
+        if getattr(config, key) is None:
+            raise ConfigError(f"data set '{config.name}' needs '{key}'")
+    for key in ("root", "classes", "samples", "audio_dir", "vision_dir"):
+        if getattr(config, key) is not None:
+            raise ConfigError(f"data set '{config.name}' reads a manifest and takes no '{key}'")
+    assert config.manifest is not None and config.label_csv is not None
+    classes, labels = _read_labels(config.label_csv)
+    listing = _Listing(config.manifest.parent, labels, config.multi_label, _pattern(config.group_pattern))
+    items: dict[str, Item] = {}
+    problems: list[Skipped] = []
+    for number, entry in enumerate(_read_entries(config.manifest)):
+        try:
+            item = _item(entry, listing)
+            if item.id in items:
+                raise _EntryError("video_id given twice")
+            items[item.id] = item
+        except _EntryError as error:
+            place = f"{config.manifest.name} entry {number}"
+            name = entry.get("video_id") if isinstance(entry, dict) else None
+            problems.append(Skipped(str(name or place), f"{place} ({name})" if name else place, str(error)))
+    if not items:
+        shown = f"; first: {problems[0].path}: {problems[0].reason}" if problems else ""
+        raise DataError(f"{config.manifest} lists no usable clip{shown}")
+    return ManifestSource(
+        config.name, listing.folder, classes, tuple(items.values()), tuple(problems), config.multi_label
+    )
+
+
+def _pattern(text: str | None) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text) if text is not None else CLIP_OF_FILM
+    except re.error as error:
+        raise ConfigError(f"group_pattern '{text}' is not a regular expression: {error}") from None
+    if pattern.groups < 1:
+        raise ConfigError(f"group_pattern '{text}' has no group; put the recording's part in (...)")
+    return pattern
+
+
+def _read_labels(path: Path) -> tuple[tuple[str, ...], Mapping[str, int]]:
+    """Class names in the order of the rows, and the class of each mid."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+                raise DataError(f"{path} has no column {', '.join(missing)}; its header must be {','.join(COLUMNS)}")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read label csv {path}: {error}") from None
+    if not rows:
+        raise DataError(f"{path} lists no class")
+    for number, row in enumerate(rows):
+        if row["index"] != str(number):
+            raise DataError(f"{path} line {number + 2}: index '{row['index']}' where {number} was expected")
+    mids, names = [str(row["mid"]) for row in rows], [str(row["display_name"]) for row in rows]
+    if twice := [mid for mid, count in Counter(mids).items() if count > 1]:
+        raise DataError(f"{path} gives mid {', '.join(twice)} twice")
+    unique = len(set(names)) == len(names)
+    return tuple(names if unique else mids), {mid: number for number, mid in enumerate(mids)}
+
+
+def _read_entries(path: Path) -> Sequence[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read manifest {path}: {error}") from None
+    entries = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataError(f'{path} must be an object whose key "data" holds the list of clips')
+    return entries
+
+
+def _item(entry: Any, listing: _Listing) -> Item:
+    if not isinstance(entry, dict):
+        raise _EntryError(f"not an object but {type(entry).__name__}")
+    for key in KEYS:
+        if not isinstance(entry.get(key), str) or not entry[key]:
+            raise _EntryError(f"'{key}' is {'not a string' if key in entry else 'missing'}")
+    name = entry["video_id"]
+    if Path(name).name != name or "\x00" in name:
+        raise _EntryError("video_id is not a plain file name")
+    sound = listing.folder / entry["wav"]
+    if not sound.is_file():
+        raise _EntryError(f"no sound {entry['wav']}")
+    found = listing.group_pattern.search(name)
+    group = found.group(1) if found else None
+    return Item(
+        id=name,
+        labels=_labels(entry["labels"], listing),
+        group=group if group is not None else name,
+        audio=sound,
+        image=_frame(listing.folder / entry["video_path"], name),
+    )
+
+
+def _labels(text: str, listing: _Listing) -> tuple[int, ...]:
+    mids = [mid.strip() for mid in text.split(",")]
+    if unknown := [mid for mid in mids if mid not in listing.labels]:
+        raise _EntryError(f"label {', '.join(map(repr, unknown))} is not in the label csv")
+    labels = tuple(sorted({listing.labels[mid] for mid in mids}))
+    if len(labels) > 1 and not listing.multi_label:
+        raise _EntryError(f"{len(labels)} labels in a single-label set; set multi_label: true")
+    return labels
+
+
+def _frame(folder: Path, name: str) -> Path:
+    """The middle frame, or the nearest one before it."""
+    for number in range(FRAME, -1, -1):
+        path = folder / f"frame_{number}" / f"{name}.jpg"
+        if path.is_file():
+            return path
+    raise _EntryError(f"no picture frame_{FRAME}/{name}.jpg, nor an earlier frame, in {folder.name}")
