@@ -12,16 +12,29 @@ import torch
 from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / "data" / "golden"
+CHUNK = 1 << 16
 MASK32 = np.uint64(2**32 - 1)
 KEPT = ("pos_embed_a", "pos_embed_v", "decoder_pos_embed_a", "decoder_pos_embed_v")  # stay sine-cosine
 
 
 def u(name: str, n: int) -> npt.NDArray[np.float64]:
     """n values in [-1, 1), keyed by name."""
-    h = (np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(zlib.crc32(name.encode()))) & MASK32
+    values = np.empty(n)
+    for start in range(0, n, CHUNK):  # chunks that fit the cache: base-size weights take seconds otherwise
+        stop = min(start + CHUNK, n)
+        values[start:stop] = _hashed(zlib.crc32(name.encode()), start, stop)
+    return values
+
+
+def _hashed(key: int, start: int, stop: int) -> npt.NDArray[np.float64]:
+    h = np.arange(start, stop, dtype=np.uint64)
+    h *= np.uint64(2654435761)
+    h += np.uint64(key)
+    h &= MASK32
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         h ^= h >> np.uint64(shift)
-        h = (h * np.uint64(factor)) & MASK32
+        h *= np.uint64(factor)
+        h &= MASK32
     h ^= h >> np.uint64(16)
     values: npt.NDArray[np.float64] = h.astype(np.float64) / 2**31 - 1
     return values

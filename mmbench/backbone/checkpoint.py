@@ -186,14 +186,17 @@ def _write_aside(path: Path, write: Callable[[Path], object]) -> None:
 def load_backbone(folder: str | Path) -> tuple[CAVMAEFT, BackboneMeta]:
     """A saved backbone, its digest verified; raises CheckpointError for anything that is not as it was saved."""
     folder = Path(folder)
-    described = _read_description(folder / DESCRIPTION)
+    described = load_meta(folder)
     state = read_state(folder / WEIGHTS)
     with torch.device("meta"):
         model = CAVMAEFT(described.config)
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"backbone '{folder}' does not match its description: {error}; build it again") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"backbone '{folder}' does not match its description: {reason}; build it again"
+        ) from error
     found = backbone_digest(model)
     if found != described.sha256:
         raise CheckpointError(
@@ -202,9 +205,11 @@ def load_backbone(folder: str | Path) -> tuple[CAVMAEFT, BackboneMeta]:
     return model, described
 
 
-def _read_description(path: Path) -> BackboneMeta:
+def load_meta(folder: str | Path) -> BackboneMeta:
+    """The description of a saved backbone, tensors unread; raises CheckpointError where it is missing or broken."""
+    path = Path(folder) / DESCRIPTION
     if not path.is_file():
-        raise CheckpointError(f"no backbone in '{path.parent}': {path.name} is missing; build or import one there")
+        raise CheckpointError(f"no backbone in '{folder}': {path.name} is missing; build or import one there")
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config = BackboneConfig.from_dict(values["config"])
