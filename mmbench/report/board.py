@@ -1,0 +1,126 @@
+"""A board: records in, tables, plots and a README out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbench.records import RecordError, TrialRecord, write_atomic
+from mmbench.report.aggregate import Board, accuracy_table, load_board
+from mmbench.report.comparable import select
+from mmbench.report.efficiency import efficiency_tables
+from mmbench.report.model import plain
+from mmbench.report.plots import write_plots
+from mmbench.report.published import reported_tables
+from mmbench.report.tables import FORMATS, check_format, write_tables
+from mmbench.report.text import as_markdown, escape_markdown
+
+README = "README.md"
+SUITE = "suite.yaml"
+TABLES = "tables"
+PLOTS = "plots"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a board consists of now."""
+
+    board: Board
+    folder: Path
+    files: tuple[Path, ...]
+    problems: tuple[str, ...]
+    """Unreadable and incomparable records; the same lines stand in the README."""
+
+
+def write_board(
+    folder: Path, out: Path | None = None, formats: Iterable[str] = FORMATS, command: str | None = None
+) -> Written:
+    """Tables, plots and README of the records in `folder`, written beside them or into `out`.
+
+    With `out`, the records and the suite are copied there first, so that the board can be rebuilt from itself.
+    `command` is the line that makes the records, for the README. Raises RecordError if there is no record.
+    """
+    wanted = [check_format(fmt) for fmt in formats]
+    board = load_board(folder)
+    copied: tuple[Path, ...] = ()
+    lost = board.problems
+    if out is not None and out.resolve() != folder.resolve():
+        copied = _publish(board, out)
+        board = load_board(out)
+        lost = tuple(dict.fromkeys((*lost, *board.problems)))
+    target = folder if out is None else out
+    tables = write_tables(board, target / TABLES, wanted)
+    plots = write_plots(board, target / PLOTS)
+    problems = lost + all_problems(board)
+    readme = target / README
+    write_atomic(readme, readme_text(board, [plot.relative_to(target) for plot in plots], problems, command).encode())
+    return Written(board, target, (*copied, *tables, *plots, readme), problems)
+
+
+def all_problems(board: Board) -> tuple[str, ...]:
+    """Records that were read but could not stand beside the others."""
+    return tuple(
+        text for dataset, backbone in board.groups for text in select(board.records, dataset, backbone).problems
+    )
+
+
+def _publish(board: Board, out: Path) -> tuple[Path, ...]:
+    """Copy records and suite; a traceback names the folders of one machine and helps nobody elsewhere."""
+    written = []
+    try:
+        (out / "records").mkdir(parents=True, exist_ok=True)
+        if (board.folder / SUITE).is_file():
+            shutil.copyfile(board.folder / SUITE, out / SUITE)
+            written.append(out / SUITE)
+    except OSError as error:
+        raise RecordError(f"cannot write board {out}: {error.strerror}; choose another folder") from None
+    for record in board.records:
+        path = out / "records" / f"{record.trial.id}.json"
+        write_atomic(path, (_without_traceback(record).model_dump_json(indent=1) + "\n").encode())
+        written.append(path)
+    return tuple(written)
+
+
+def _without_traceback(record: TrialRecord) -> TrialRecord:
+    if record.failure is None:
+        return record
+    return record.model_copy(update={"failure": record.failure.model_copy(update={"traceback": None})})
+
+
+def readme_text(board: Board, plots: Sequence[Path], problems: Sequence[str], command: str | None) -> str:
+    """The board in Markdown: headline table, costs and plots of every data set, how it was made, what is missing."""
+    parts = [f"# Leaderboard: {escape_markdown(board.name)}\n"]
+    for dataset, backbone in board.groups:
+        tracks = select(board.records, dataset, backbone).tracks
+        tables = [accuracy_table(board, dataset, backbone, track) for track in tracks]
+        costs = efficiency_tables(board, dataset, backbone)
+        parts.append(f"## {escape_markdown(dataset)}, {escape_markdown(backbone)}\n")
+        for table in (*tables, *costs):
+            parts.append(as_markdown(table))
+            parts += [
+                _picture(plot) for plot in plots if plot.suffix == ".png" and plot.stem.rpartition("_")[0] == table.slug
+            ]
+    parts.append("## Reported by the papers\n")
+    parts += [as_markdown(table) for table in reported_tables()]
+    parts.append(_how_made(board, command))
+    if problems:
+        lines = "\n".join(f"- {escape_markdown(text)}" for text in problems)
+        parts.append(f"## Not in the tables\n\n{lines}\n")
+    return "\n".join(parts)
+
+
+def _picture(plot: Path) -> str:
+    what = plot.stem.rpartition("_")[2]
+    return f"![{what}]({plot.as_posix()})\n"
+
+
+def _how_made(board: Board, command: str | None) -> str:
+    statuses = [record.status for record in board.records]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    lines = [f"{len(statuses)} trials of suite {escape_markdown(board.name)}: {counts}."]
+    if command:
+        lines.append(f"The records are made by\n\n```sh\n{plain(command)}\n```")
+    lines.append(f"Every table stands in `{TABLES}/` in further formats, every plot in `{PLOTS}/` as PNG and SVG.")
+    return "## How this was made\n\n" + "\n\n".join(lines) + "\n"
