@@ -119,6 +119,15 @@ def test_fine_tuning_model_matches(tag: str) -> None:
         check(tag, logits, expected[f"logits309_{mode}"], f"{mode} of 309 classes")
 
 
+@pytest.mark.parametrize("tag", ["tiny", "tiny_depth9", "small"])
+@torch.no_grad()
+def test_single_precision_logits_match(tag: str) -> None:
+    expected, model = golden.load(f"cavmae_{tag}_ft"), tuned(tag).float()
+    audio, image = (x.float() for x in inputs(tag))
+    for mode in MODES:
+        golden.assert_close(model(audio, image, mode), expected[f"logits10_{mode}"], 1e-5, f"{tag} {mode}")
+
+
 def check_summary(tag: str, x: Tensor, expected: dict[str, Any], name: str) -> None:
     check(tag, torch.stack([x.mean(), x.std()]), expected[f"{name}_meanstd"], f"{name} mean and std")
     if f"{name}_pooled" in expected:
