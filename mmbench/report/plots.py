@@ -89,12 +89,13 @@ def case_heat_map(table: Table) -> Figure | None:
 def _write_cells(axes: Axes, rows: list[Row], columns: tuple[Column, ...]) -> None:
     """The mean of each cell in black or white, whichever reads better on its colour, or why there is none."""
     mesh = axes.collections[0]
+    low, high = mesh.get_clim()
     for (y, row), (x, column) in product(enumerate(rows), enumerate(columns)):
         cell = row.cells[x]
         if cell.mean is None:
             text, colour = "\n".join(textwrap.wrap(cell.word, 10)), "#444444"
         else:
-            red, green, blue, _ = mesh.to_rgba(cell.mean)
+            red, green, blue, _ = mesh.get_cmap()((cell.mean - low) / (high - low) if high > low else 0.5)
             bright = relative_luminance(float(red), float(green), float(blue)) > 0.18
             text, colour = cell_text(replace(cell, std=None), column), "black" if bright else "white"
         size = 9 if cell.mean is not None else 7.5
