@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 FRAMES_AT_ONCE = 512  # frames per transform on a CPU: what stays in its cache
 LARGEST_KERNEL_RATIO = 2000  # above it the exact sinc kernel would need gigabytes
+CHUNK_LOG = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+UNKNOWN_SIZE = 2**31 - 4096  # bytes; recorders that write to a pipe leave a size near this or above
+LARGEST_OGG_PAGE = 65_307  # bytes
 PEAK_LIMIT = 2.0  # a float file beyond this was not scaled to [-1, 1]
 
 
@@ -69,7 +73,9 @@ def _log_mel(wave: Tensor, lengths: Tensor, frames: int) -> Tensor:
         return wave.new_zeros(wave.shape[0], 0, MEL_BINS)
     inside = torch.arange(wave.shape[1], device=wave.device) < lengths[:, None]  # (B, S)
     wave = wave.masked_fill(~inside, 0.0)
-    wave = wave - (wave.sum(1) / lengths.clamp(min=1))[:, None]
+    # Summed in float64, so that the padding, which depends on the batch, cannot change the mean's last digits.
+    mean = wave.sum(1, dtype=torch.float64) / lengths.clamp(min=1)
+    wave = wave - mean.to(wave.dtype)[:, None]
     needed = samples_for(frames)
     wave = torch.nn.functional.pad(wave[:, :needed], (0, max(0, needed - wave.shape[1])))
     strips = wave.unfold(1, WINDOW, SHIFT)  # (B, T, 400)
@@ -135,9 +141,14 @@ def load_audio(path: Path) -> NDArray[np.float32]:
     Raises BrokenFileError for what cannot be decoded, is empty, holds NaN or was not scaled to [-1, 1].
     """
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate, promised, log = int(file.samplerate), int(file.frames), str(file.extra_info)
+            samples = file.read(dtype="float32", always_2d=True)
+        cut = _is_cut(path, log) or len(samples) < 0.95 * promised
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise BrokenFileError(path, f"not a readable sound ({_first_line(error)})") from error
+    if cut:
+        raise BrokenFileError(path, f"truncated: ends after {len(samples)} samples, before its own end")
     wave = np.ascontiguousarray(samples[:, 0])
     if wave.size == 0:
         raise BrokenFileError(path, "holds no samples")
@@ -149,6 +160,21 @@ def load_audio(path: Path) -> NDArray[np.float32]:
     if wave.size < WINDOW:
         raise BrokenFileError(path, f"too short: {wave.size} samples at 16 kHz, one frame needs {WINDOW}")
     return wave
+
+
+def _is_cut(path: Path, log: str) -> bool:
+    """Decoders return the first half of a cut file without a word; its own bookkeeping tells."""
+    found = CHUNK_LOG.search(log)
+    if found is not None:  # wav and aiff: the sound chunk's size, as written and as found
+        written, there = int(found.group(1)), int(found.group(2))
+        return there + 8 < written < UNKNOWN_SIZE
+    with path.open("rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        file.seek(max(0, path.stat().st_size - LARGEST_OGG_PAGE))
+        tail = file.read()
+    last = tail.rfind(b"OggS")
+    return last < 0 or len(tail) < last + 6 or not tail[last + 5] & 4  # the flag of a stream's last page
 
 
 def load_image(path: Path, size: int) -> NDArray[np.uint8]:

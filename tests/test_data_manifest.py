@@ -1,0 +1,113 @@
+"""CAV-MAE manifests: single- and multi-label, frames with their fallback, every broken entry named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from mmbench.config import DataConfig
+from mmbench.data.manifest import cavmae_manifest
+from mmbench.data.store import build_store
+from mmbench.errors import ConfigError, DataError
+
+LABELS = 'index,mid,display_name\n0,/m/aaa,"Rain on a roof"\n1,/m/bbb,"Door bell, old"\n2,/m/ccc,Dog\n'
+
+
+def entry(folder: Path, name: str, labels: str, frames: tuple[int, ...] = (5,)) -> dict[str, str]:
+    """Writes one clip whose frame n is a plain picture of value 10 n + 1."""
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(sum(map(ord, name)))
+    soundfile.write(folder / "audio" / f"{name}.wav", rng.uniform(-0.1, 0.1, 8000), 16000)
+    for number in frames:
+        (folder / "frames" / f"frame_{number}").mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(np.full((24, 32, 3), 10 * number + 1, np.uint8))
+        picture.save(folder / "frames" / f"frame_{number}" / f"{name}.jpg")
+    return {"video_id": name, "wav": f"audio/{name}.wav", "video_path": "frames", "labels": labels}
+
+
+def config_of(folder: Path, entries: list[Any], **more: Any) -> DataConfig:
+    (folder / "clips.json").write_text(json.dumps({"data": entries}))
+    (folder / "labels.csv").write_text(LABELS)
+    return DataConfig(name="cavmae-manifest", manifest=folder / "clips.json", label_csv=folder / "labels.csv", **more)
+
+
+def test_single_label_clips_with_their_middle_frame(tmp_path: Path) -> None:
+    first = entry(tmp_path, "film_A_000010", "/m/aaa", (0, 5, 9))
+    entries = [first, entry(tmp_path, "film_A_000020", "/m/bbb", (1, 3, 8))]
+    source = cavmae_manifest(config_of(tmp_path, entries))
+    assert source.classes == ("Rain on a roof", "Door bell, old", "Dog") and not source.static_images
+    assert [item.group for item in source.items] == ["film_A", "film_A"]
+    store = build_store(source, 32, 16, tmp_path / "cache")
+    batch = store.batch(store.ids)
+    assert batch.label.tolist() == [0, 1]
+    assert batch.image.float().mean((1, 2, 3)).round().tolist() == [51, 31]
+
+
+def test_several_labels_become_multi_hot(tmp_path: Path) -> None:
+    entries = [entry(tmp_path, "a_0", "/m/ccc,/m/aaa"), entry(tmp_path, "b_0", "/m/bbb")]
+    store = build_store(cavmae_manifest(config_of(tmp_path, entries, multi_label=True)), 32, 16, tmp_path / "cache")
+    assert store.batch(store.ids).label.tolist() == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_every_broken_entry_is_named(tmp_path: Path) -> None:
+    good = entry(tmp_path, "good_0", "/m/aaa")
+    entries = [
+        good,
+        entry(tmp_path, "unknown_0", "/m/zzz"),
+        entry(tmp_path, "many_0", "/m/aaa,/m/bbb"),
+        entry(tmp_path, "later_0", "/m/aaa", (6, 7)),
+        {**good, "video_id": "deaf_0", "wav": "audio/none.wav"},
+        {**good, "video_id": "../../etc"},
+        {key: good[key] for key in ("video_id", "wav", "video_path")},
+        "text",
+        good,
+    ]
+    source = cavmae_manifest(config_of(tmp_path, entries))
+    reasons = [entry.reason for entry in source.problems]
+    expected = (
+        "'/m/zzz' is not in",
+        "2 labels",
+        "no picture frame_5/later_0.jpg",
+        "no sound audio/none.wav",
+        "plain file name",
+        "'labels' is missing",
+        "not an object but str",
+        "given twice",
+    )
+    for reason, part in zip(reasons, expected, strict=True):
+        assert part in reason
+    with pytest.raises(DataError, match=r"8 samples .*clips\.json entry 1 .unknown_0.*and 3 more"):
+        build_store(source, 32, 16, tmp_path / "cache")
+    store = build_store(source, 32, 16, tmp_path / "cache", "skip")
+    assert store.ids == ("good_0",) and len(store.skipped) == 8
+
+
+def test_unreadable_lists_are_named(tmp_path: Path) -> None:
+    config = config_of(tmp_path, [entry(tmp_path, "a_0", "/m/aaa")])
+    for text, message in (("{", "cannot read manifest"), ("[]", 'key "data"'), ('{"data": []}', "no usable clip")):
+        (tmp_path / "clips.json").write_text(text)
+        with pytest.raises(DataError, match=message):
+            cavmae_manifest(config)
+    for text, message in (
+        ("a,b\n1,2\n", "no column index, mid, display_name"),
+        ("index,mid,display_name\n", "lists no class"),
+        ("index,mid,display_name\n0,/m/a,x\n5,/m/b,y\n", "index '5' where 1"),
+        ("index,mid,display_name\n0,/m/a,x\n1,/m/a,y\n", "twice"),
+    ):
+        (tmp_path / "labels.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            cavmae_manifest(config)
+
+
+def test_settings_that_do_not_apply_are_refused(tmp_path: Path) -> None:
+    config = config_of(tmp_path, [entry(tmp_path, "a_0", "/m/aaa")])
+    with pytest.raises(ConfigError, match="needs 'label_csv'"):
+        cavmae_manifest(config.model_copy(update={"label_csv": None}))
+    with pytest.raises(ConfigError, match="takes no 'classes'"):
+        cavmae_manifest(config.model_copy(update={"classes": ("a",)}))
