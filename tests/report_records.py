@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbench.cards import Track
 from mmbench.records import (
     BackboneFacts,
     Costs,
@@ -21,6 +22,9 @@ from mmbench.records import (
     TrialFacts,
     TrialRecord,
 )
+from mmbench.report.aggregate import Board, accuracy_table
+from mmbench.report.efficiency import efficiency_tables
+from mmbench.report.model import Cell, Row, Table
 
 CASES = ("complete", "noise-to-audio", "noise-to-vision", "noise-to-both")
 BUDGET: dict[str, Any] = {
@@ -203,3 +207,27 @@ def field(seeds: int = 3) -> list[TrialRecord]:
         for seed in range(seeds)
     ]
     return made
+
+
+def board(records: Iterable[TrialRecord]) -> Board:
+    return Board(Path("board"), "quickstart", tuple(records), ())
+
+
+def accuracy(records: Iterable[TrialRecord], track: Track = "blind") -> Table:
+    return accuracy_table(board(records), "synthetic-av", "cavmae-tiny", track)
+
+
+def efficiency(records: Iterable[TrialRecord]) -> tuple[Table, ...]:
+    return efficiency_tables(board(records), "synthetic-av", "cavmae-tiny")
+
+
+def row(table: Table, name: str, regime: str = "clean") -> Row:
+    return next(r for r in table.rows if (r.name, r.regime) == (name, regime))
+
+
+def cell(table: Table, name: str, key: str, regime: str = "clean") -> Cell:
+    return row(table, name, regime).cells[[c.key for c in table.columns].index(key)]
+
+
+def of(*percent: float) -> dict[str, float | None]:
+    return {case: value / 100 for case, value in zip(CASES, percent, strict=True)}

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import BUDGET, CASES, costs, data, environment, failed, field, record, save, scores
+from report_records import (
+    BUDGET,
+    CASES,
+    accuracy,
+    board,
+    cell,
+    data,
+    efficiency,
+    environment,
+    failed,
+    field,
+    of,
+    record,
+    row,
+    save,
+    scores,
+)
 
-from mmbench.cards import Track
-from mmbench.records import PeakMemory, RecordError, Status, TrialRecord
-from mmbench.report.aggregate import Board, accuracy_table, load_board
+from mmbench.records import RecordError, Status, save_record
+from mmbench.report.aggregate import accuracy_table, load_board
 from mmbench.report.comparable import select
 from mmbench.report.efficiency import efficiency_tables
-from mmbench.report.model import NO_CASE, NOT_MEASURED, Cell, Row, Table
+from mmbench.report.model import NO_CASE, ONLY_AVAILABILITY
 from mmbench.report.published import reported_tables
-
-
-def board(records: Iterable[TrialRecord]) -> Board:
-    return Board(Path("board"), "quickstart", tuple(records), ())
-
-
-def accuracy(records: Iterable[TrialRecord], track: Track = "blind") -> Table:
-    return accuracy_table(board(records), "synthetic-av", "cavmae-tiny", track)
-
-
-def efficiency(records: Iterable[TrialRecord]) -> tuple[Table, ...]:
-    return efficiency_tables(board(records), "synthetic-av", "cavmae-tiny")
-
-
-def row(table: Table, name: str, regime: str = "clean") -> Row:
-    return next(r for r in table.rows if (r.name, r.regime) == (name, regime))
-
-
-def cell(table: Table, name: str, key: str, regime: str = "clean") -> Cell:
-    return row(table, name, regime).cells[[c.key for c in table.columns].index(key)]
-
-
-def of(*percent: float) -> dict[str, float | None]:
-    return {case: value / 100 for case, value in zip(CASES, percent, strict=True)}
 
 
 def test_mean_std_and_worst_case_equal_hand_computed_values() -> None:
@@ -116,6 +106,18 @@ def test_informed_table_holds_blind_methods_with_a_dagger() -> None:
     assert [r.name for r in blind.rows] == ["untold", "told"]
 
 
+def test_a_method_told_only_what_is_absent_is_marked_on_the_informed_track() -> None:
+    records = [
+        record("aware", scores=scores(of(75, 75, 75, 75), "avail")),
+        record("told", scores=scores(of(9, 9, 9, 9), "informed")),
+    ]
+    table = accuracy(records, "informed")
+    assert cell(table, "aware", "mean").mean == pytest.approx(75)
+    assert row(table, "aware").notes == (ONLY_AVAILABILITY,)
+    assert [r.name for r in accuracy(records, "avail").rows] == ["aware"]
+    assert select(records, "synthetic-av", "cavmae-tiny").tracks == ("informed", "avail")
+
+
 def test_a_method_that_must_be_told_is_not_on_the_blind_track() -> None:
     records = [record("told", scores=scores(of(80, 80, 80, 80), "informed")), record("untold")]
     table = accuracy(records)
@@ -188,61 +190,6 @@ def test_data_sets_and_backbones_have_their_own_tables() -> None:
     ]
 
 
-def test_costs_and_ratios_equal_hand_computed_values() -> None:
-    full = [
-        record("full-finetune", s, trial_regime=r, costs=costs(2_000_000, 400, 800, e))
-        for s in (0, 1)
-        for r, e in (("clean", 10.0), ("mixed", 20.0))
-    ]
-    small = [
-        record("lora-qv", s, trial_regime=r, costs=costs(100_000, 100, 600, 5.0 + s))
-        for s in (0, 1)
-        for r in ("mixed", "casewise")
-    ]
-    (table,) = efficiency([*full, *small])
-    assert cell(table, "lora-qv", "trainable_parameters", "mixed").mean == pytest.approx(0.1)
-    assert cell(table, "lora-qv", "trainable_share", "mixed").mean == pytest.approx(1.0)
-    assert cell(table, "lora-qv", "training_state", "mixed").mean == pytest.approx(100)
-    assert cell(table, "lora-qv", "peak_memory", "mixed").mean == pytest.approx(600)
-    assert cell(table, "lora-qv", "state_ratio", "mixed").mean == pytest.approx(0.25)
-    assert cell(table, "lora-qv", "peak_ratio", "mixed").mean == pytest.approx(0.75)
-    assert cell(table, "lora-qv", "epoch_ratio", "mixed").mean == pytest.approx(5.5 / 20)
-    # Casewise full fine-tuning is not there, so the clean one is the reference.
-    assert cell(table, "lora-qv", "epoch_ratio", "casewise").mean == pytest.approx(5.5 / 10)
-    assert cell(table, "lora-qv", "samples_per_second", "mixed").mean == pytest.approx((700 / 5 + 700 / 6) / 2)
-    assert cell(table, "lora-qv", "epoch_seconds", "mixed").std == pytest.approx(0.7071068)
-
-
-def test_unmeasured_costs_stay_empty_and_ratios_say_what_is_missing() -> None:
-    spent = costs(epoch=None).model_copy(update={"training_state": None, "train_memory": PeakMemory()})
-    (table,) = efficiency([record("a", costs=spent)])
-    for key in ("epoch_seconds", "training_state", "peak_memory", "samples_per_second", "epoch_ratio"):
-        assert cell(table, "a", key) == Cell(), key
-    assert any("full-finetune has no finished trial" in note for note in table.notes)
-
-
-def test_costs_of_two_devices_stand_in_two_tables() -> None:
-    gpu = environment(device="Example GPU", device_kind="cuda", threads=8)
-    more_threads = environment(threads=4)
-    records = [record("full-finetune", s) for s in (0, 1)] + [record("a", 0), record("a", 1, environment=gpu)]
-    records += [record("b", s, environment=more_threads) for s in (0, 1)]
-    tables = efficiency(records)
-    assert [sorted(r.name for r in t.rows) for t in tables] == [["a", "full-finetune"], ["b"], ["a"]]
-    assert "1/2 seeds (1 not run on this device)" in row(tables[0], "a").notes
-    assert {c.label for c in tables[0].columns if c.key == "peak_memory"} == {"peak RSS"}
-    assert {c.label for c in tables[2].columns if c.key == "peak_memory"} == {"peak allocated"}
-    assert len({t.slug for t in tables}) == 3
-    assert cell(tables[2], "a", "epoch_ratio").mean is None
-    assert len(accuracy(records).rows) == 3
-
-
-def test_an_untrained_row_wins_no_cost_column() -> None:
-    records = [record("a"), record("b", costs=costs(2_000_000)), record("source", trial_regime="none", costs=costs(0))]
-    (table,) = efficiency(records)
-    assert cell(table, "a", "trainable_parameters").best
-    assert not cell(table, "source", "trainable_parameters", NOT_MEASURED).best
-
-
 def test_notes_say_how_the_table_was_made() -> None:
     dirty = environment(dirty=True, date="2026-03-04T00:00:00+00:00")
     facts = data(leaks=True, note="files of one recording on both sides", skipped=("x.wav: empty", "y.jpg: truncated"))
@@ -302,6 +249,17 @@ def test_a_damaged_record_is_a_problem_and_the_rest_is_read(tmp_path: Path) -> N
     assert len(found.records) == 11
     assert [("zy.json" in p, "99" in p) for p in found.problems] == [(True, True), (False, False)]
     assert str(tmp_path) not in " ".join(found.problems)
+
+
+def test_a_results_folder_is_read_and_a_trial_found_twice_counts_once(tmp_path: Path) -> None:
+    entry = record("a")
+    (tmp_path / "trials" / "one").mkdir(parents=True)
+    (tmp_path / "trials" / "unfinished").mkdir()
+    save_record(entry, tmp_path / "trials" / "one")
+    (tmp_path / "trials" / "unfinished" / "trial.json").write_text("{", encoding="utf-8")
+    save(tmp_path, [entry, record("b")])
+    found = load_board(tmp_path)
+    assert sorted(r.trial.title for r in found.records) == ["a", "b"] and found.problems == ()
 
 
 def test_a_folder_without_records_says_what_to_do(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from report_records import BUDGET, costs, failed, field, record, save
 
 from mmbench.errors import UnknownNameError
+from mmbench.records import RecordError
 from mmbench.report.aggregate import Board, load_board
 from mmbench.report.board import write_board
 from mmbench.report.efficiency import efficiency_tables
@@ -104,6 +105,13 @@ def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path: Path)
     with pytest.raises(UnknownNameError):
         write_board(runs, tmp_path / "out", formats=("pdf",))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    runs = save(tmp_path / "runs", [record("good")])
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"cannot write board .*choose another folder"):
+        write_board(runs, tmp_path / "file")
 
 
 def test_a_board_of_failures_alone_still_has_tables(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from report_records import CASES, failed, field, record, save
 from mmbench.errors import UnknownNameError
 from mmbench.report.aggregate import Board, accuracy_table, load_board, slug
 from mmbench.report.html import as_html
+from mmbench.report.latex import escape_latex
 from mmbench.report.model import Cell, Column, Row, Table
 from mmbench.report.tables import FORMATS, all_tables, render, write_tables
 
@@ -93,6 +94,10 @@ def test_latex_is_balanced_escaped_and_rectangular(table: Table) -> None:
     for block in body.split(r"\toprule")[1:]:
         rows = [line for line in block.split(r"\bottomrule")[0].splitlines() if line.endswith(r" \\")]
         assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
+
+
+def test_latex_keeps_accented_letters_and_replaces_what_pdflatex_lacks() -> None:
+    assert escape_latex("Müller Škoda 5 µm ą 漢 «x» a_b") == r"Müller Škoda 5 $\mu$m ? ? ?x? a\_b"
 
 
 def test_markdown_rows_have_one_cell_a_column() -> None:

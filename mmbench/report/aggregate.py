@@ -25,7 +25,7 @@ from mmbench.report.model import (
     mark_best,
 )
 from mmbench.report.notes import how_made
-from mmbench.report.published import reported_accuracy
+from mmbench.report.published import OTHER_PROTOCOL, reported_accuracy
 
 METRIC_LABELS = {"accuracy": "Accuracy", "map": "Mean average precision"}
 
@@ -120,12 +120,13 @@ def accuracy_table(board: Board, dataset: str, backbone: str, track: Track) -> T
         notes += (f"Not on this track, because they need to be told more: {', '.join(dict.fromkeys(absent))}.",)
     names = {dataset, *(r.data.name for r in selection.records if r.data is not None)}
     ranked = mark_best(sort_rows(rows, len(selection.cases)), columns)
+    reported = reported_accuracy(names, columns, track)
     return Table(
         title=f"{METRIC_LABELS[selection.metric]} on {dataset}, {backbone}, {track} track",
         slug=slug(dataset, backbone, track),
         columns=columns,
-        rows=ranked + reported_accuracy(names, columns, track),
-        notes=notes + selection.problems,
+        rows=ranked + reported,
+        notes=notes + ((OTHER_PROTOCOL,) if reported else ()) + selection.problems,
     )
 
 

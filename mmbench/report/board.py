@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ README = "README.md"
 SUITE = "suite.yaml"
 TABLES = "tables"
 PLOTS = "plots"
+RECORDS = "records"
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,14 @@ def write_board(
     """
     wanted = [check_format(fmt) for fmt in formats]
     board = load_board(folder)
+    target = folder if out is None else out
+    _make_folders(target)
     copied: tuple[Path, ...] = ()
     lost = board.problems
     if out is not None and out.resolve() != folder.resolve():
         copied = _publish(board, out)
         board = load_board(out)
         lost = tuple(dict.fromkeys((*lost, *board.problems)))
-    target = folder if out is None else out
     tables = write_tables(board, target / TABLES, wanted)
     plots = write_plots(board, target / PLOTS)
     problems = lost + all_problems(board)
@@ -66,18 +67,24 @@ def all_problems(board: Board) -> tuple[str, ...]:
     )
 
 
+def _make_folders(target: Path) -> None:
+    """Raises RecordError before any work is done if the board cannot be written there."""
+    try:
+        for name in (TABLES, PLOTS):
+            (target / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot write board {target}: {error.strerror}; choose another folder with --out") from None
+
+
 def _publish(board: Board, out: Path) -> tuple[Path, ...]:
     """Copy records and suite; a traceback names the folders of one machine and helps nobody elsewhere."""
+    (out / RECORDS).mkdir(exist_ok=True)
     written = []
-    try:
-        (out / "records").mkdir(parents=True, exist_ok=True)
-        if (board.folder / SUITE).is_file():
-            shutil.copyfile(board.folder / SUITE, out / SUITE)
-            written.append(out / SUITE)
-    except OSError as error:
-        raise RecordError(f"cannot write board {out}: {error.strerror}; choose another folder") from None
+    if (board.folder / SUITE).is_file():
+        write_atomic(out / SUITE, (board.folder / SUITE).read_bytes())
+        written.append(out / SUITE)
     for record in board.records:
-        path = out / "records" / f"{record.trial.id}.json"
+        path = out / RECORDS / f"{record.trial.id}.json"
         write_atomic(path, (_without_traceback(record).model_dump_json(indent=1) + "\n").encode())
         written.append(path)
     return tuple(written)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 
 from mmbench.report.model import Cell, Column, Row, Table, cell_text, plain
 
 _COLUMNS_PER_BLOCK = 7
+# Grave, acute, circumflex, tilde, macron, breve, diaeresis, ring, double acute, caron, cedilla.
+_ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0308\u030a\u030b\u030c\u0327"
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -33,6 +36,9 @@ _SPECIAL = {
     "®": r"\textregistered{}",
     "™": r"\texttrademark{}",
     "\u2019": "'",
+    "°": r"$^\circ$",
+    "µ": r"$\mu$",
+    "…": r"\dots{}",
 }
 
 
@@ -41,7 +47,15 @@ def escape_latex(text: str) -> str:
 
     pdflatex stops at a character its fonts lack, and a table must compile whatever a label holds.
     """
-    return "".join(_SPECIAL.get(c) or (c if c < "\u0180" else "?") for c in plain(text))
+    return "".join(_SPECIAL.get(c) or (c if _prints(c) else "?") for c in plain(text))
+
+
+def _prints(character: str) -> bool:
+    """Whether the default fonts of pdflatex have it: ASCII, a few letters, and those with a stacked accent."""
+    if character.isascii() or character in "ßæøåœłÆØÅŒŁ":
+        return True
+    parts = unicodedata.normalize("NFD", character)
+    return len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS
 
 
 def as_latex(table: Table) -> str:

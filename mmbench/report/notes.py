@@ -20,7 +20,7 @@ def how_made(records: Sequence[TrialRecord]) -> tuple[str, ...]:
         f"Budget of every method: {budget_words(records[0].trial.budget)}.",
         _data_words(records),
         _backbone_words(records),
-        f"Measured {_dates(records)} on {_devices(records)}; code at {_commits(records)}.",
+        f"Measured {_dates(records)} on {_devices(records)}{_torch(records)}; code at {_commits(records)}.",
     ]
     return tuple(note for note in (*made, *_warnings(records)) if note)
 
@@ -74,6 +74,11 @@ def _commits(records: Sequence[TrialRecord]) -> str:
         return commit + (" with uncommitted changes" if environment.dirty else "")
 
     return _listed(words(record) for record in records)
+
+
+def _torch(records: Sequence[TrialRecord]) -> str:
+    versions = _listed(r.environment.packages["torch"] for r in records if "torch" in r.environment.packages)
+    return f", torch {versions}" if versions else ""
 
 
 def _data_words(records: Sequence[TrialRecord]) -> str:

@@ -80,7 +80,7 @@ def case_heat_map(table: Table) -> Figure | None:
     axes.axvline(len(table.columns) - 2, color="white", linewidth=6)
     axes.set_facecolor("#e4e4e4")
     axes.grid(visible=False)
-    axes.tick_params(axis="x", rotation=0 if len(table.columns) <= 7 else 40, labelsize=9, length=0)
+    axes.tick_params(axis="x", rotation=0 if len(table.columns) <= 14 else 40, labelsize=9, length=0)
     axes.tick_params(axis="y", rotation=0, labelsize=9, length=0)
     axes.set_title(label(table.title, 90), fontsize=10)
     return figure
