@@ -119,13 +119,12 @@ def accuracy_table(board: Board, dataset: str, backbone: str, track: Track) -> T
     if absent:
         notes += (f"Not on this track, because they need to be told more: {', '.join(dict.fromkeys(absent))}.",)
     names = {dataset, *(r.data.name for r in selection.records if r.data is not None)}
-    ranked = mark_best(sort_rows(rows, len(selection.cases)), columns)
     reported = reported_accuracy(names, columns, track)
     return Table(
         title=f"{METRIC_LABELS[selection.metric]} on {dataset}, {backbone}, {track} track",
         slug=slug(dataset, backbone, track),
         columns=columns,
-        rows=ranked + reported,
+        rows=mark_best(sort_rows(rows, len(selection.cases)) + reported, columns),
         notes=notes + ((OTHER_PROTOCOL,) if reported else ()) + selection.problems,
     )
 

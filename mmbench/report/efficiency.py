@@ -108,7 +108,6 @@ def _device_table(whole: Selection, part: Selection, several: bool) -> Table:
     label = f"mean {'mAP' if whole.metric == 'map' else METRIC_LABELS[whole.metric].lower()}, {track}"
     columns = (*(m.column for m in ms), Column("mean", label, "%", 1, "higher", headline=True))
     rows = tuple(_row(group, part, whole, ms) for group in part.rows())
-    ranked = mark_best(sort_rows(rows, len(ms)), columns)
     names = {whole.dataset, *(r.data.name for r in part.records if r.data is not None)}
     reported = reported_efficiency(names, columns)
     quoted = (OTHER_PROTOCOL, EPOCH_CAVEAT) if reported else ()
@@ -117,7 +116,7 @@ def _device_table(whole: Selection, part: Selection, several: bool) -> Table:
         title=f"Cost on {whole.dataset}, {whole.backbone}: {device_words(part.records[0])}",
         slug=slug(whole.dataset, whole.backbone, "efficiency", *place),
         columns=columns,
-        rows=ranked + reported,
+        rows=mark_best(sort_rows(rows, len(ms)) + reported, columns),
         notes=(*_reading(part, track), *how_made(part.records), *quoted, *whole.problems),
     )
 
