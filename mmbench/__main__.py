@@ -1,0 +1,11 @@
+"""`python -m mmbench`, and the worker's entry when this file is run by its path."""
+
+import sys
+
+if not __package__:
+    sys.path.pop(0)  # this folder, whose modules must not be importable as top-level names
+
+from mmbench.cli import main
+
+if __name__ == "__main__":
+    main()

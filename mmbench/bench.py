@@ -1,0 +1,65 @@
+"""What a trial carries through its phases: device, clock, deadline and the event log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbench.config import Budget
+from mmbench.errors import ConfigError, OverBudgetError
+from mmbench.meter import Clock
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Shared by training and evaluation; knows no method."""
+
+    device: torch.device
+    budget: Budget
+    clock: Clock
+    log: Callable[..., None] = field(default=lambda **row: None)
+    """Writes one row of events."""
+
+    def check_deadline(self) -> None:
+        """Raises OverBudgetError once the trial has used its wall clock."""
+        minutes = self.budget.wall_clock_minutes
+        if minutes is not None and self.clock.elapsed() > 60 * minutes:
+            raise OverBudgetError(f"the budget's {minutes:g} minutes of wall clock ran out")
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.budget.precision == "bf16")
+
+
+class EventLog:
+    """Appends a JSON line per event; each line is flushed, so a killed trial keeps what it wrote."""
+
+    def __init__(self, path: Path, echo: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._path = path
+        self._echo = echo
+
+    def __call__(self, **row: Any) -> None:
+        row = {"time": round(time.time(), 3), **row}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+        if self._echo:
+            self._echo(row)
+
+
+def pick_device(wanted: str | None = None) -> torch.device:
+    """The device asked for, or the GPU if there is one. Raises ConfigError if it is not here."""
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"no device '{name}'; use cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device '{name}' is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device '{name}' was asked for, but torch sees no CUDA device; use cpu or check the driver")
+    return device

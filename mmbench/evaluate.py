@@ -1,0 +1,182 @@
+"""From a trained method to scores: every case, every track it may enter, the same corrupted samples for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbench import metrics
+from mmbench.bench import Bench
+from mmbench.cards import Track
+from mmbench.cases import Case
+from mmbench.data.batch import Batch
+from mmbench.errors import DoesNotFitError
+from mmbench.feed import EvalFeed, TrialData, blank
+from mmbench.method import Method, State
+from mmbench.pipeline import SetDigest
+from mmbench.records import Score
+from mmbench.train import SINGLE, Fitted, out_of_memory
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits of one split under one case on one track."""
+
+    case: str
+    severity: int
+    track: Track
+    ids: tuple[str, ...]
+    logits: np.ndarray  # (N, C) float32
+    labels: np.ndarray  # (N,) int64 or (N, C) float32
+    digest: str
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A case and track for which there can be no prediction, and why."""
+
+    case: str
+    severity: int
+    track: Track
+    samples: int
+    reason: str
+
+
+def tracks_of(method: Method, casewise: bool, offered: Sequence[Track]) -> tuple[Track, ...]:
+    """Tracks on which the method gives different answers, least knowledge first.
+
+    Case-wise states answer with and without the case. Any other method is scored once, on the track that tells the
+    least of those it may enter: what it is not told cannot change its prediction there.
+    """
+    order: tuple[Track, ...] = ("blind", "avail", "informed")
+    if casewise:
+        return tuple(track for track in ("blind", "informed") if track in offered)
+    allowed = [track for track in order if method.card.needs.allowed_on(track)]
+    enterable = any(track in offered for track in allowed)
+    return (allowed[0],) if enterable else ()
+
+
+def predict_cases(
+    method: Method, fitted: Fitted, feeds: Sequence[EvalFeed], tracks: Sequence[Track], bench: Bench
+) -> list[Predictions | Missed]:
+    """Predictions for every case (one feed each) on every track."""
+    states = _Switcher(method, fitted)
+    method.net.eval()
+    method.extra.eval()
+    found: list[Predictions | Missed] = []
+    for feed in feeds:
+        bench.check_deadline()
+        known = [track for track in tracks if states.knows(feed.case, track)]
+        found += [_missed(feed, track) for track in tracks if track not in known]
+        found += _predict_case(states, feed, known, bench)
+    return found
+
+
+def _missed(feed: EvalFeed, track: Track) -> Missed:
+    reason = f"no state was trained for the case '{feed.case.name}'"
+    return Missed(feed.case.name, feed.case.severity() or 0, track, len(feed.ids()), reason)
+
+
+def _predict_case(states: _Switcher, feed: EvalFeed, tracks: Sequence[Track], bench: Bench) -> list[Predictions]:
+    digest = SetDigest()
+    logits: dict[Track, list[Tensor]] = {track: [] for track in tracks}
+    labels: list[Tensor] = []
+    for batch in feed.batches(digest):
+        assert batch.label is not None  # stored sets are labelled
+        labels.append(batch.label)
+        moved = batch.to(bench.device)
+        for track in tracks:
+            logits[track].append(_predict(states, blank(moved, track), feed.case, track, bench))
+    truth = torch.cat(labels).numpy()
+    severity = feed.case.severity() or 0
+    return [
+        Predictions(
+            feed.case.name, severity, track, feed.ids(), torch.cat(logits[track]).numpy(), truth, digest.hexdigest()
+        )
+        for track in tracks
+    ]
+
+
+def _predict(states: _Switcher, batch: Batch, case: Case, track: Track, bench: Bench) -> Tensor:
+    try:
+        with bench.autocast():
+            return states.predict(batch, case, track).float().cpu()
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise DoesNotFitError(f"prediction of {len(batch)} samples does not fit; lower budget.eval_batch") from None
+
+
+class _Switcher:
+    """Puts the right state into the method before it predicts."""
+
+    def __init__(self, method: Method, fitted: Fitted) -> None:
+        self._method = method
+        self._states = fitted.states
+        self._combined = method.combine(tuple(fitted.states.values())) if SINGLE not in fitted.states else None
+        self._inside: str | None = None
+
+    def knows(self, case: Case, track: Track) -> bool:
+        return SINGLE in self._states or track == "blind" or case.name in self._states
+
+    def predict(self, batch: Batch, case: Case, track: Track) -> Tensor:
+        """Logits (B, C)."""
+        if SINGLE in self._states:
+            return self._with(SINGLE, self._states[SINGLE], batch)
+        if track != "blind":
+            return self._with(case.name, self._states[case.name], batch)
+        if self._combined is not None:
+            return self._with("(combined)", self._combined, batch)
+        return self._average(batch)
+
+    def _with(self, name: str, state: State, batch: Batch) -> Tensor:
+        if self._inside != name:
+            self._method.load(state)
+            self._inside = name
+        return self._method.predict(batch)
+
+    def _average(self, batch: Batch) -> Tensor:
+        """Log of the mean probability over the case-wise states."""
+        each = torch.stack([self._with(name, state, batch).float() for name, state in self._states.items()])  # (K, B, C)
+        if self._method.recipe.multi_label:
+            return torch.logit(each.sigmoid().mean(dim=0), eps=1e-6)
+        return each.log_softmax(dim=-1).logsumexp(dim=0) - float(np.log(len(each)))
+
+
+def score_all(found: Sequence[Predictions | Missed], multi_label: bool) -> tuple[Score, ...]:
+    """Accuracy (mAP when multi-label), NLL and calibration error of each prediction set."""
+    scores: list[Score] = []
+    for entry in found:
+        place = {"case": entry.case, "severity": entry.severity, "track": entry.track}
+        if isinstance(entry, Missed):
+            metric = "map" if multi_label else "accuracy"
+            scores.append(Score(**place, metric=metric, value=None, n=entry.samples, reason=entry.reason))
+            continue
+        for metric, value in _values(entry, multi_label).items():
+            reason = None if value is not None else "not defined for these predictions"
+            scores.append(
+                Score(**place, metric=metric, value=value, n=len(entry.ids), reason=reason, digest=entry.digest)
+            )
+    return tuple(scores)
+
+
+def _values(entry: Predictions, multi_label: bool) -> dict[str, float | None]:
+    found = metrics.score(entry.logits, entry.labels)
+    if multi_label:
+        return {"map": found.mean_average_precision, "nll": found.nll}
+    return {"accuracy": found.accuracy, "nll": found.nll, "ece": found.ece}
+
+
+def headline(scores: Sequence[Score], track: Track) -> float | None:
+    """Mean of the main metric over the cases on one track; None if a case has no value."""
+    values = [s.value for s in scores if s.track == track and s.metric in ("accuracy", "map")]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def feeds_for(data: TrialData, split: str, cases: Sequence[Case], batch_size: int) -> list[EvalFeed]:
+    return [EvalFeed(data, split, case, batch_size) for case in cases]

@@ -1,0 +1,143 @@
+"""Batches for training and evaluation: store -> case -> what the track allows. Every draw is keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbench.cards import Track
+from mmbench.cases import Case
+from mmbench.data.batch import Batch
+from mmbench.data.splits import Splits
+from mmbench.data.store import Store
+from mmbench.pipeline import MissingPlan, SetDigest, apply_case, missing_plan
+from mmbench.rng import TRAINING, StreamKey, integers, permutation, stream
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """A data set as a trial uses it: the store and the ids of each split."""
+
+    name: str
+    store: Store
+    splits: Splits
+    multi_label: bool
+
+
+@dataclass(frozen=True)
+class TrainFeed:
+    """Corrupted training batches. The draws depend on data, seed and epoch, never on the method."""
+
+    data: TrialData
+    seed: int
+    cases: tuple[Case, ...]
+    """Each sample draws one of them in each epoch."""
+    _plans: dict[tuple[str, int], MissingPlan] = field(default_factory=dict, compare=False, repr=False)
+
+    def order(self, samples: int, batch_size: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """(epoch, ids) of each optimiser step, `samples` ids in all; every epoch is a fresh permutation."""
+        ids = self.data.splits.train
+        left, epoch = samples, 0
+        while left > 0:
+            shuffled = [ids[i] for i in permutation(self._stream(epoch, "order", ""), len(ids))][:left]
+            for start in range(0, len(shuffled), batch_size):
+                yield epoch, tuple(shuffled[start : start + batch_size])
+            left -= len(shuffled)
+            epoch += 1
+
+    def load(self, epoch: int, ids: Sequence[str]) -> Batch:
+        """The samples under their cases, in the given order, with nothing blanked."""
+        key = self._key(epoch)
+        chosen = [self._case_of(id, epoch) for id in ids]
+        parts, places = [], []
+        for case in self.cases:
+            mine = [i for i, c in enumerate(chosen) if c is case]
+            if mine:
+                raw = self.data.store.batch([ids[i] for i in mine])
+                parts.append(apply_case(raw, case, key, self._plan(case, epoch)))
+                places += mine
+        return join(parts).select(np.argsort(places).tolist())
+
+    def _case_of(self, id: str, epoch: int) -> Case:
+        if len(self.cases) == 1:
+            return self.cases[0]
+        return self.cases[int(integers(self._stream(epoch, "case", id), 1, len(self.cases))[0])]
+
+    def _plan(self, case: Case, epoch: int) -> MissingPlan | None:
+        if case.missing is None:
+            return None
+        where = (case.name, epoch)
+        if where not in self._plans:
+            self._plans[where] = missing_plan(case, self.data.splits.train, self._key(epoch))
+        return self._plans[where]
+
+    def _key(self, epoch: int) -> StreamKey:
+        return StreamKey(self.data.name, "train", self.seed, TRAINING, epoch)
+
+    def _stream(self, epoch: int, name: str, id: str) -> np.random.Philox:
+        return stream(self._key(epoch), id, "feed", 0, name)
+
+
+@dataclass(frozen=True)
+class EvalFeed:
+    """One split under one case: the same tensors for every method, seed, batch size and order."""
+
+    data: TrialData
+    split: str
+    case: Case
+    batch_size: int
+
+    def ids(self) -> tuple[str, ...]:
+        ids: tuple[str, ...] = getattr(self.data.splits, self.split)
+        return ids
+
+    def batches(self, digest: SetDigest | None = None) -> Iterator[Batch]:
+        """Batches with full knowledge; `blank` takes away what a track forbids."""
+        ids, key = self.ids(), StreamKey(self.data.name, self.split, 0)
+        plan = missing_plan(self.case, ids, key) if self.case.missing else None
+        for start in range(0, len(ids), self.batch_size):
+            raw = self.data.store.batch(ids[start : start + self.batch_size])
+            yield apply_case(raw, self.case, key, plan, digest)
+
+
+def blank(batch: Batch, track: Track) -> Batch:
+    """The batch as a method on this track may see it; labels are never shown at test time."""
+    return replace(
+        batch,
+        label=None,
+        case=batch.case if track == "informed" else None,
+        available=batch.available if track in ("informed", "avail") else None,
+    )
+
+
+def join(parts: Sequence[Batch]) -> Batch:
+    """Several batches as one, in order."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def stack(tensors: list[Tensor | None]) -> Tensor | None:
+        present = [t for t in tensors if t is not None]
+        return torch.cat(present) if len(present) == len(tensors) else None
+
+    cases = [p.case for p in parts]
+    return Batch(
+        audio=torch.cat([p.audio for p in parts]),
+        image=torch.cat([p.image for p in parts]),
+        label=stack([p.label for p in parts]),
+        ids=tuple(id for p in parts for id in p.ids),
+        case=tuple(c for case in cases for c in case or ()) if all(cases) else None,
+        available=stack([p.available for p in parts]),
+    )
+
+
+@lru_cache(maxsize=1024)
+def seed_from(*parts: str | int) -> int:
+    """A 63-bit seed from words and numbers, for torch generators."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -1,0 +1,238 @@
+"""Clocks, memory and counts. Each figure says what it covers; what cannot be measured here is None, never 0."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmbench.records import PeakMemory, PhaseSeconds, TrainingState
+
+WARMUP_STEPS = 3
+"""Training steps left out of the step time: allocator, autotuning and first-touch costs."""
+
+
+class Clock:
+    """Exclusive wall-clock accumulators: time is always charged to exactly one phase.
+
+    Entering a phase inside another pauses the outer one, so the sum over all phases is the wall clock.
+    """
+
+    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
+        self._device = device
+        self._now = now
+        self._seconds: dict[str, float] = {}
+        self._stack = ["setup"]
+        self._whole: str | None = None
+        self._started = self._since = now()
+
+    @contextlib.contextmanager
+    def phase(self, name: str, whole: bool = False) -> Iterator[None]:
+        """Charge the time inside to `name`; with `whole`, phases entered inside are charged to it as well.
+
+        Work queued on the device is waited for at both ends.
+        """
+        self._charge()
+        held, self._whole = self._whole, self._whole or (name if whole else None)
+        self._stack.append(self._whole or name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._stack.pop()
+            self._whole = held
+
+    def seconds(self, name: str) -> float:
+        return self._seconds.get(name, 0.0)
+
+    def elapsed(self) -> float:
+        """Wall clock since the clock was made."""
+        return self._now() - self._started
+
+    def summary(self) -> PhaseSeconds:
+        self._charge()
+        names = ("setup", "data", "train", "tune", "evaluate", "log")
+        return PhaseSeconds(**{name: self.seconds(name) for name in names}, wall=self.elapsed())
+
+    def _charge(self) -> None:
+        synchronize(self._device)
+        now = self._now()
+        self._seconds[self._stack[-1]] = self.seconds(self._stack[-1]) + now - self._since
+        self._since = now
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class PeakMeter:
+    """Peak memory of one phase at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def reset(self) -> None:
+        """Start a new phase. On Linux the kernel's resident high-water mark is reset too."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def read(self) -> PeakMemory:
+        """Peak since the last reset; the resident size is the process's high-water mark."""
+        cuda = self._device.type == "cuda"
+        return PeakMemory(
+            allocated_bytes=torch.cuda.max_memory_allocated(self._device) if cuda else None,
+            reserved_bytes=torch.cuda.max_memory_reserved(self._device) if cuda else None,
+            rss_bytes=_peak_rss_bytes(),
+        )
+
+
+def _peak_rss_bytes() -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+class SavedActivations:
+    """Counts the bytes autograd keeps for backward: distinct storages, given tensors (parameters) left out.
+
+    Works on any device, `meta` included, because it looks at storages and not at an allocator (methods.md 1.2).
+    """
+
+    def __init__(self, exclude: Sequence[Tensor]) -> None:
+        self._excluded = {_storage_id(tensor) for tensor in exclude}
+        self._kept: dict[int, Tensor] = {}  # holding the tensor keeps its storage's address from being reused
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed)
+
+    def __enter__(self) -> SavedActivations:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._hooks.__exit__(kind, error, trace)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        key = _storage_id(tensor)
+        if key not in self._excluded:
+            self._kept.setdefault(key, tensor)
+        return tensor
+
+
+def _storage_id(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Counts of one forward and backward pass."""
+
+    state: TrainingState
+    flops_per_sample: float
+    trained: frozenset[str]
+    """Names of the tensors that received a gradient."""
+
+
+def probe_step(
+    loss: Callable[[], Tensor], trainable: dict[str, nn.Parameter], all_parameters: Sequence[Tensor], batch: int
+) -> Probe:
+    """Run one loss and its backward, count what they keep and compute, and leave no gradient behind.
+
+    Optimiser state is counted as Adam's two moments; `fit` replaces it by the optimiser's own after its first step.
+    """
+    with FlopCounterMode(display=False) as flops, SavedActivations(all_parameters) as saved:
+        total = loss()
+        activations_bytes = saved.total_bytes
+        total.backward()  # type: ignore[no-untyped-call]
+    reached = {name: p for name, p in trainable.items() if p.grad is not None}
+    gradients_bytes = sum(p.grad.nbytes for p in reached.values() if p.grad is not None)
+    for parameter in trainable.values():
+        parameter.grad = None
+    state = TrainingState(
+        parameters_bytes=_distinct_bytes(all_parameters),
+        gradients_bytes=gradients_bytes,
+        optimizer_bytes=2 * gradients_bytes,
+        activations_bytes=activations_bytes,
+        batch=batch,
+    )
+    return Probe(state, flops.get_total_flops() / batch, frozenset(reached))
+
+
+def _distinct_bytes(tensors: Sequence[Tensor]) -> int:
+    return sum({_storage_id(t): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the optimiser's per-parameter state; its step counters are left out."""
+    states = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.nbytes for value in states if isinstance(value, Tensor) and value.ndim > 0)
+
+
+@dataclass
+class StepTimes:
+    """Durations of optimiser steps, warm-up apart."""
+
+    seconds: list[float] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+
+    def add(self, seconds: float, samples: int) -> None:
+        self.seconds.append(seconds)
+        self.samples.append(samples)
+
+    def _steady(self) -> tuple[list[float], list[int]]:
+        skip = WARMUP_STEPS if len(self.seconds) > WARMUP_STEPS else 0
+        return self.seconds[skip:], self.samples[skip:]
+
+    def epoch_seconds(self, train_samples: int) -> float | None:
+        """Training-step time of one pass over `train_samples`."""
+        seconds, samples = self._steady()
+        return sum(seconds) / sum(samples) * train_samples if samples else None
+
+    def median(self) -> float | None:
+        seconds, _ = self._steady()
+        return statistics.median(seconds) if seconds else None
+
+    def std(self) -> float | None:
+        seconds, _ = self._steady()
+        return statistics.stdev(seconds) if len(seconds) > 1 else None
+
+
+class EnergyMeter:
+    """Energy of one NVIDIA GPU in joules; None where there is no NVML."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._start = _total_energy_joules(device)
+        self._device = device
+
+    def read(self) -> float | None:
+        now = _total_energy_joules(self._device)
+        return None if now is None or self._start is None else now - self._start
+
+
+def _total_energy_joules(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000.0
+    except pynvml.NVMLError:
+        return None

@@ -1,0 +1,75 @@
+"""Files a trial leaves beside its record: predictions and trained tensors."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
+
+from mmbench.errors import ConfigError
+from mmbench.evaluate import Missed, Predictions
+from mmbench.method import State
+from mmbench.records import RecordError
+from mmbench.train import Fitted
+
+PREDICTIONS = "predictions.parquet"
+STATES = "state.safetensors"
+SEPARATOR = "::"  # between the case and the tensor's name in a state file
+
+
+def save_predictions(found: Sequence[Predictions | Missed], folder: Path) -> None:
+    """A row per sample, case and track: id, case, severity, track, label, logits."""
+    tables = [_table(entry) for entry in found if isinstance(entry, Predictions)]
+    if tables:
+        _aside(folder / PREDICTIONS, lambda path: pq.write_table(pa.concat_tables(tables), path, compression="zstd"))
+
+
+def _table(entry: Predictions) -> pa.Table:
+    rows = len(entry.ids)
+    return pa.table(
+        {
+            "sample": pa.array(entry.ids, pa.string()),
+            "case": pa.array([entry.case] * rows, pa.string()),
+            "severity": pa.array([entry.severity] * rows, pa.int8()),
+            "track": pa.array([entry.track] * rows, pa.string()),
+            "label": pa.array([[int(v) for v in label.reshape(-1)] for label in entry.labels], pa.list_(pa.int32())),
+            "logits": pa.array(entry.logits.tolist(), pa.list_(pa.float32())),
+        }
+    )
+
+
+def save_states(fitted: Fitted, folder: Path) -> None:
+    """Trained tensors of every case-wise state in one safetensors file."""
+    tensors = {f"{case}{SEPARATOR}{name}": t.contiguous() for case, s in fitted.states.items() for name, t in s.items()}
+    if tensors:
+        _aside(folder / STATES, lambda path: save_file(tensors, path))
+
+
+def load_states(folder: Path) -> dict[str, State]:
+    """States by case, as `save_states` wrote them. Raises ConfigError naming a file that is missing or damaged."""
+    path = folder / STATES
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise ConfigError(f"cannot read states {path}: {error}") from None
+    states: dict[str, State] = {}
+    for key, tensor in tensors.items():
+        case, _, name = key.partition(SEPARATOR)
+        states.setdefault(case, {})[name] = tensor
+    return states
+
+
+def _aside(path: Path, write: object) -> None:
+    assert callable(write)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        write(aside)
+        aside.replace(path)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space") from None
+    finally:
+        aside.unlink(missing_ok=True)

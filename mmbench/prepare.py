@@ -1,0 +1,92 @@
+"""Brings data and backbone to hand: both are built once, cached by content, and shared by all trials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from mmbench import registry
+from mmbench.backbone.checkpoint import BackboneMeta, load_meta
+from mmbench.backbone.config import BackboneConfig, preset
+from mmbench.config import BackboneSpec, DataConfig
+from mmbench.data.splits import Splits, split
+from mmbench.data.store import Store, build_store, open_store
+from mmbench.errors import ConfigError
+from mmbench.feed import TrialData
+from mmbench.records import DataFacts
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A built backbone and its description."""
+
+    folder: Path
+    meta: BackboneMeta
+
+
+def cache_folder() -> Path:
+    """Where stores and backbones are kept: $MMBENCH_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("MMBENCH_CACHE") or platformdirs.user_cache_dir("mmbench"))
+
+
+def model_config(spec: BackboneSpec, n_classes: int) -> BackboneConfig:
+    """The sizes a suite's backbone will have; a built one brings its own. Raises ConfigError if classes disagree."""
+    if spec.path is None:
+        return preset(spec.name, n_classes=n_classes, fusion=spec.fusion)
+    config = load_meta(spec.path).config
+    if config.n_classes != n_classes:
+        raise ConfigError(
+            f"backbone {spec.path} was fine-tuned for {config.n_classes} classes, the data set has {n_classes}; "
+            "build one on this data set: mmbench backbone build"
+        )
+    return config
+
+
+def input_sizes(spec: BackboneSpec) -> tuple[int, int]:
+    """Frames and image side that a backbone reads."""
+    config = preset(spec.name) if spec.path is None else load_meta(spec.path).config
+    return config.frames, config.image_size
+
+
+def prepare_data(dataset: DataConfig, spec: BackboneSpec, progress: Progress | None = None) -> TrialData:
+    """Read a data set into its store (or open the one that is there) and cut it into splits.
+
+    Raises DataError naming a broken or missing file.
+    """
+    source = registry.datasets().load(dataset.name)(dataset)
+    frames, image_size = input_sizes(spec)
+    store = build_store(source, frames, image_size, cache_folder() / "stores", dataset.on_error, progress)
+    return trial_data(dataset, store)
+
+
+def reopen_data(dataset: DataConfig, folder: Path) -> TrialData:
+    """What `prepare_data` built, by its folder."""
+    return trial_data(dataset, open_store(folder))
+
+
+def trial_data(dataset: DataConfig, store: Store) -> TrialData:
+    return TrialData(dataset.name, store, split(store.items, dataset.split, store.classes), store.multi_label)
+
+
+def data_facts(dataset: DataConfig, data: TrialData) -> DataFacts:
+    """What a record says of its data."""
+    splits: Splits = data.splits
+    return DataFacts(
+        name=dataset.title,
+        digest=data.store.digest,
+        classes=data.store.classes,
+        multi_label=data.multi_label,
+        train=len(splits.train),
+        val=len(splits.val),
+        test=len(splits.test),
+        split=splits.kind,
+        leaks=splits.leaks,
+        note=splits.note,
+        skipped=tuple(f"{skipped.path}: {skipped.reason}" for skipped in data.store.skipped),
+    )

@@ -1,0 +1,226 @@
+"""One trial from its spec to its record: data, backbone, method, tuning, training, evaluation, costs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbench import registry
+from mmbench.backbone.cavmae import CAVMAEFT, count_parameters
+from mmbench.backbone.checkpoint import BackboneMeta, load_backbone
+from mmbench.bench import Bench, EventLog
+from mmbench.cases import Case
+from mmbench.claims import claimed
+from mmbench.costs import CostInputs, StepCounts, collect_costs, count_step, fit_micro_batch
+from mmbench.environment import environment
+from mmbench.errors import (
+    DivergedError,
+    DoesNotFitError,
+    MMBenchError,
+    OverBudgetError,
+    RefusedError,
+)
+from mmbench.evaluate import feeds_for, predict_cases, score_all, tracks_of
+from mmbench.feed import TrialData, seed_from
+from mmbench.meter import Clock, EnergyMeter, PeakMeter
+from mmbench.method import Method, Recipe
+from mmbench.outputs import save_predictions, save_states
+from mmbench.prepare import data_facts, reopen_data
+from mmbench.records import BackboneFacts, Failure, Status, TrialFacts, TrialRecord, TuningTrial, is_done, save_record
+from mmbench.train import SINGLE, Fitted, Job, Ledger, fit, out_of_memory
+from mmbench.trials import Trial, read_trial
+from mmbench.tune import tune
+
+STATUSES: tuple[tuple[type[Exception], Status], ...] = (
+    (RefusedError, "refused"),
+    (DoesNotFitError, "does-not-fit"),
+    (DivergedError, "diverged"),
+    (OverBudgetError, "over-budget"),
+)
+
+
+class Interrupted(BaseException):
+    """SIGTERM: leave without a record, so that the next run starts the trial again."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """All a trial works with, once its setup is done."""
+
+    trial: Trial
+    data: TrialData
+    meta: BackboneMeta
+    method: Method
+    bench: Bench
+    peaks: PeakMeter
+
+    @property
+    def casewise(self) -> bool:
+        return self.trial.regime == "casewise"
+
+    def train_cases(self) -> tuple[Case, ...]:
+        return (Case("complete"),) if self.trial.regime == "clean" else self.trial.parsed_train_cases()
+
+
+def run_trial(folder: Path, device: torch.device, echo: Callable[[dict[str, Any]], None] | None = None) -> Status | None:
+    """Run the trial of a folder and leave its record; None if it is done or another process has it.
+
+    Every failure becomes a record with a status; only an interruption leaves none.
+    """
+    trial = read_trial(folder)
+    registry.use_plugins(trial.plugins)
+    with claimed(folder) as mine, _terminable():
+        if not mine or is_done(folder):
+            return None
+        record = _run(trial, folder, device, echo)
+        save_record(record, folder)
+        return record.status
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that the claim is given back on the way out."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _run(trial: Trial, folder: Path, device: torch.device, echo: Callable[[dict[str, Any]], None] | None) -> TrialRecord:
+    (folder / "events.jsonl").unlink(missing_ok=True)
+    log = EventLog(folder / "events.jsonl", echo)
+    bench = Bench(device, trial.budget, Clock(device), log)
+    known: dict[str, Any] = {"trial": facts(trial), "environment": environment(device)}
+    try:
+        desk = _set_up(trial, bench)
+        known |= {"data": data_facts(trial.dataset, desk.data), "backbone": _backbone_facts(desk)}
+        known |= _work(desk, folder)
+        return TrialRecord(status="ok", **known)
+    except Exception as error:
+        status, failure = classify(error)
+        log(event="failed", status=status, message=failure.message)
+        return TrialRecord(status=status, failure=failure, **known)
+
+
+def classify(error: Exception) -> tuple[Status, Failure]:
+    """The status an error stands for; whatever is not foreseen is a crash and keeps its traceback."""
+    status: Status = next((status for kind, status in STATUSES if isinstance(error, kind)), "crashed")
+    if status == "crashed" and out_of_memory(error):
+        status = "does-not-fit"
+    trace = "".join(traceback.format_exception(error))[-4000:] if status == "crashed" else None
+    message = str(error) if isinstance(error, MMBenchError) else f"{type(error).__name__}: {error}"
+    return status, Failure(kind=type(error).__name__, message=message[:2000], traceback=trace)
+
+
+def facts(trial: Trial) -> TrialFacts:
+    card = registry.methods().card(trial.method.name)
+    deviations = [f"{key} = {value}" for key, value in trial.method.options.items()]
+    return TrialFacts(
+        id=trial.id,
+        suite=trial.suite,
+        method=trial.method.name,
+        title=trial.method.title,
+        family=card.family,
+        regime=trial.regime or "none",
+        dataset=trial.dataset.title,
+        backbone=trial.backbone.name,
+        seed=trial.seed,
+        options=dict(trial.method.options),
+        budget=trial.budget.model_dump(mode="json"),
+        cases=tuple(case.name for case in trial.parsed_cases()),
+        train_cases=tuple(case.name for case in trial.parsed_train_cases()),
+        deviations=tuple(deviations),
+    )
+
+
+def make_method(trial: Trial, folder: Path, multi_label: bool, device: torch.device) -> tuple[Method, BackboneMeta]:
+    """A fresh method on its own copy of the source model, as every training starts from."""
+    net, meta = load_backbone(folder)
+    optim = trial.budget.optim
+    recipe = Recipe(
+        train_head=trial.budget.train_head,
+        multi_label=multi_label,
+        label_smoothing=optim.label_smoothing,
+        bce=optim.loss == "bce",
+        head_lr_multiplier=optim.head_lr_multiplier,
+    )
+    rng = torch.Generator().manual_seed(seed_from("build", trial.seed))
+    method: Method = registry.methods().load(trial.method.name)(net.to(device), recipe, trial.method.options, rng)
+    return method, meta
+
+
+def _set_up(trial: Trial, bench: Bench) -> Desk:
+    torch.manual_seed(seed_from("torch", trial.seed))  # dropout inside library layers draws from the global generator
+    if bench.device.type == "cuda" and trial.budget.memory_cap_gib is not None:
+        total = torch.cuda.get_device_properties(bench.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, trial.budget.memory_cap_gib * 2**30 / total), bench.device)
+    data = reopen_data(trial.dataset, trial.store_folder)
+    method, meta = make_method(trial, trial.backbone_folder, data.multi_label, bench.device)
+    return Desk(trial, data, meta, method, bench, PeakMeter(bench.device))
+
+
+def _backbone_facts(desk: Desk) -> BackboneFacts:
+    return BackboneFacts(
+        name=desk.trial.backbone.name,
+        digest=desk.meta.sha256,
+        parameters=_parameters(desk.meta),
+        fusion=desk.meta.config.fusion,
+    )
+
+
+def _parameters(meta: BackboneMeta) -> int:
+    with torch.device("meta"):
+        return count_parameters(CAVMAEFT(meta.config))
+
+
+def _work(desk: Desk, folder: Path) -> dict[str, Any]:
+    trial, bench = desk.trial, desk.bench
+    tracks = tracks_of(desk.method, desk.casewise, trial.tracks)
+    if not tracks:
+        need = desk.method.card.needs.case
+        raise RefusedError(f"{trial.method.name} needs to be told '{need}', which none of {', '.join(trial.tracks)} offers")
+    fitted, tuning, counts, energy, lr = _train(desk)
+    train_memory = desk.peaks.read()
+    desk.peaks.reset()
+    with bench.clock.phase("evaluate"):
+        feeds = feeds_for(desk.data, "test", trial.parsed_cases(), trial.budget.eval_batch)
+        found = predict_cases(desk.method, fitted, feeds, tracks, bench)
+        scores = score_all(found, desk.data.multi_label)
+    eval_memory = desk.peaks.read()
+    with bench.clock.phase("log"):
+        save_predictions(found, folder)
+        save_states(fitted, folder)
+    inputs = CostInputs(fitted, counts, train_memory, eval_memory, energy, sum(len(feed.ids()) for feed in feeds) * len(tracks))
+    return {"lr": lr, "tuning": tuning, "scores": scores, "costs": collect_costs(desk.method, desk.data, inputs, bench)}
+
+
+def _train(desk: Desk) -> tuple[Fitted, tuple[TuningTrial, ...], StepCounts | None, float | None, float | None]:
+    """Tune and train; a method that does not train keeps its start state."""
+    trial, bench = desk.trial, desk.bench
+    desk.peaks.reset()
+    if not desk.method.card.trains:
+        return Fitted({SINGLE: desk.method.state()}, Ledger()), (), None, None, None
+    counts = count_step(desk.method, desk.data, desk.train_cases(), bench)
+    micro_batch = fit_micro_batch(counts, bench)
+    job = Job(desk.train_cases(), desk.casewise, 0.0, _samples(trial, desk.data), trial.seed, micro_batch)
+    lr, tuning = tune(desk.method, desk.data, job, trial, bench)
+    desk.peaks.reset()
+    energy = EnergyMeter(bench.device)
+    fitted = fit(desk.method, desk.data, replace(job, lr=lr), bench)
+    return fitted, tuning, counts, energy.read(), lr
+
+
+def _samples(trial: Trial, data: TrialData) -> int:
+    return trial.budget.samples or round(trial.budget.epochs * len(data.splits.train))

@@ -1,0 +1,231 @@
+"""A suite to the end: prepare data and backbones, then every trial that has no record yet, each in its own process.
+
+The state of a sweep is the disk: a trial is done if its folder holds a record and the marker. So the same command
+resumes after any interruption, and two sweeps on one folder share the work.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+
+from mmbench.claims import is_claimed
+from mmbench.config import Suite
+from mmbench.environment import environment
+from mmbench.errors import MMBenchError
+from mmbench.executors.local import BUSY, Finished, LocalExecutor, local_slots
+from mmbench.prepare import prepare_data
+from mmbench.records import (
+    MARKER,
+    RECORD,
+    Failure,
+    RecordError,
+    Status,
+    TrialRecord,
+    is_done,
+    load_record,
+    save_record,
+    write_atomic,
+)
+from mmbench.run import facts
+from mmbench.source import prepare_backbone
+from mmbench.trials import Digests, Row, Trial, make_trial, read_trial, rows
+
+POLL_SECONDS = 0.1
+STARTS = 2
+"""How often a trial is started whose worker was killed before it could leave a record."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a person watching a sweep wants to know."""
+
+    kind: str
+    """data, backbone, planned, started, finished, waiting, retried."""
+    what: str
+    status: str = ""
+    done: int = 0
+    total: int = 0
+    seconds: float = 0.0
+
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    device: torch.device
+    workers: int | None = None
+    limit: int | None = None
+    """Start at most so many trials."""
+    retry: tuple[Status, ...] = ()
+    """Statuses whose records are put aside and run again."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    left: int = 0
+    """Trials without a record, because of a limit."""
+
+    @property
+    def failed(self) -> int:
+        return sum(count for status, count in self.statuses.items() if status not in ("ok", "refused"))
+
+
+def plan(suite: Suite, out: Path, device: torch.device, listen: Listener) -> list[tuple[Trial, Path]]:
+    """Every trial of a suite with its folder; data and backbones are built where they are not cached."""
+    planned = []
+    prepared: dict[tuple[str, str], tuple[Digests, dict[str, Path]]] = {}
+    for row in rows(suite):
+        key = (row.dataset.model_dump_json(), row.backbone.model_dump_json())
+        if key not in prepared:
+            prepared[key] = _prepare(row, device, listen)
+        trial = make_trial(row, suite, *prepared[key])
+        planned.append((trial, out / "trials" / trial.id))
+    listen(Event("planned", suite.name, total=len(planned), done=sum(is_done(folder) for _, folder in planned)))
+    return planned
+
+
+def _prepare(row: Row, device: torch.device, listen: Listener) -> tuple[Digests, dict[str, Path]]:
+    title = row.dataset.title
+    began = time.monotonic()
+    data = prepare_data(row.dataset, row.backbone, lambda done, of: listen(Event("data", title, done=done, total=of)))
+    listen(Event("data", title, "ready", len(data.store), len(data.store), time.monotonic() - began))
+    began = time.monotonic()
+    listen(Event("backbone", row.backbone.name, "preparing"))
+    place = prepare_backbone(row.backbone, row.dataset, data, device)
+    listen(Event("backbone", row.backbone.name, "ready", seconds=time.monotonic() - began))
+    return Digests(data.store.digest, place.meta.sha256), {"store": data.store.folder, "backbone": place.folder}
+
+
+def run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener = lambda event: None) -> SweepResult:
+    """Run what is missing; raises MMBenchError if the folder cannot be used or the data cannot be prepared."""
+    _open_folder(out, suite)
+    planned = plan(suite, out, options.device, listen)
+    folders = _write_specs(planned)
+    for folder in folders:
+        _put_aside(folder, options.retry)
+    pending = [folder for folder in folders if not is_done(folder)]
+    started = pending[: options.limit] if options.limit is not None else pending
+    slots = local_slots(options.device.type, options.workers, _visible_gpus(), _cores())
+    _Loop(LocalExecutor(slots), started, listen, len(folders) - len(pending), len(folders)).run(options.device)
+    statuses = Counter(load_record(folder / RECORD).status for folder in folders if is_done(folder))
+    return SweepResult(Counter(statuses), len(folders) - sum(statuses.values()))
+
+
+def _open_folder(out: Path, suite: Suite) -> None:
+    try:
+        (out / "trials").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot write results to {out}: {error.strerror}; choose another folder with --out") from None
+    write_atomic(out / "suite.yaml", yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode())
+
+
+def _write_specs(planned: Iterable[tuple[Trial, Path]]) -> list[Path]:
+    folders = []
+    for trial, folder in planned:
+        if not is_done(folder):
+            folder.mkdir(exist_ok=True)
+            write_atomic(folder / "spec.json", trial.model_dump_json(indent=1).encode())
+        folders.append(folder)
+    return folders
+
+
+def _put_aside(folder: Path, retry: tuple[Status, ...]) -> None:
+    """A record that is to be run again stays as `trial.json.old`."""
+    if retry and is_done(folder) and load_record(folder / RECORD).status in retry:
+        (folder / MARKER).unlink()
+        (folder / RECORD).replace(folder / f"{RECORD}.old")
+
+
+def _visible_gpus() -> tuple[str, ...]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(named.split(",")) if named else tuple(str(i) for i in range(torch.cuda.device_count()))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Loop:
+    """Starts workers while there is room, and settles what they leave behind."""
+
+    def __init__(self, executor: LocalExecutor, folders: list[Path], listen: Listener, done: int, total: int) -> None:
+        self._executor, self._listen = executor, listen
+        self._queue = deque(folders)
+        self._elsewhere: list[Path] = []
+        self._starts: Counter[Path] = Counter()
+        self._done, self._total = done, total
+
+    def run(self, device: torch.device) -> None:
+        try:
+            while self._queue or self._elsewhere or self._executor.running():
+                self._start()
+                for finished in self._executor.collect():
+                    self._settle(finished, device)
+                self._look_elsewhere()
+                time.sleep(POLL_SECONDS)
+        finally:
+            self._executor.stop()
+
+    def _start(self) -> None:
+        while self._queue and self._executor.has_room():
+            folder = self._queue.popleft()
+            if is_done(folder):
+                self._count(folder)
+            elif is_claimed(folder):
+                self._elsewhere.append(folder)
+                self._listen(Event("waiting", folder.name))
+            else:
+                self._executor.submit(folder)
+                self._starts[folder] += 1
+                self._listen(Event("started", folder.name, done=self._done, total=self._total))
+
+    def _settle(self, finished: Finished, device: torch.device) -> None:
+        if is_done(finished.folder):
+            self._count(finished.folder)
+        elif finished.code == BUSY:
+            self._elsewhere.append(finished.folder)
+        elif finished.code < 0 and self._starts[finished.folder] < STARTS:
+            self._queue.append(finished.folder)
+            self._listen(Event("retried", finished.folder.name, f"killed by signal {-finished.code}"))
+        else:
+            save_record(_crash(finished, device), finished.folder)
+            self._count(finished.folder)
+
+    def _look_elsewhere(self) -> None:
+        """Trials of another sweep: counted when they are done, taken over when their worker is gone."""
+        for folder in list(self._elsewhere):
+            if is_done(folder) or not is_claimed(folder):
+                self._elsewhere.remove(folder)
+                self._queue.append(folder)
+
+    def _count(self, folder: Path) -> None:
+        self._done += 1
+        try:
+            record = load_record(folder / RECORD)
+        except MMBenchError as error:
+            self._listen(Event("finished", folder.name, str(error), self._done, self._total))
+            return
+        seconds = record.costs.seconds.wall if record.costs else 0.0
+        self._listen(Event("finished", folder.name, record.status, self._done, self._total, seconds))
+
+
+def _crash(finished: Finished, device: torch.device) -> TrialRecord:
+    """The record of a worker that could not write its own."""
+    how = f"killed by signal {-finished.code}" if finished.code < 0 else f"exit code {finished.code}"
+    if finished.code == -9:
+        how += " (out of host memory, unless someone ended it)"
+    failure = Failure(kind="WorkerDied", message=f"the worker ended without a record: {how}", traceback=finished.stderr or None)
+    trial = read_trial(finished.folder)
+    return TrialRecord(status="crashed", failure=failure, trial=facts(trial), environment=environment(device))

@@ -1,0 +1,163 @@
+"""A trial: one method x regime x data set x backbone x seed under a budget, and its id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mmbench import registry
+from mmbench.cards import MethodCard, Track
+from mmbench.cases import Case, parse_case, parse_cases
+from mmbench.config import BackboneSpec, Budget, Config, DataConfig, MethodSpec, Regime, Suite, explain
+from mmbench.errors import ConfigError
+from mmbench.method_options import resolve_options
+
+PROTOCOL = 1
+"""Raised whenever the same spec would give other numbers; enters every trial id."""
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Content that a trial stands on, by digest instead of by path."""
+
+    data: str
+    backbone: str
+
+
+class Trial(Config):
+    """Everything a worker needs; written as `spec.json` in the trial's folder."""
+
+    id: str
+    suite: str
+    method: MethodSpec
+    regime: Regime | None
+    """None for rows that do not train."""
+    dataset: DataConfig
+    backbone: BackboneSpec
+    backbone_folder: Path
+    store_folder: Path
+    seed: int
+    cases: tuple[Any, ...]
+    train_cases: tuple[Any, ...]
+    tracks: tuple[Track, ...]
+    budget: Budget
+    plugins: tuple[Path, ...] = ()
+
+    def parsed_cases(self) -> tuple[Case, ...]:
+        return tuple(parse_case(case) for case in self.cases)
+
+    def parsed_train_cases(self) -> tuple[Case, ...]:
+        return tuple(parse_case(case) for case in self.train_cases)
+
+    @property
+    def title(self) -> str:
+        return f"{self.method.title}+{self.regime}" if self.regime else self.method.title
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the grid before data and backbone are at hand."""
+
+    method: MethodSpec
+    card: MethodCard
+    regime: Regime | None
+    dataset: DataConfig
+    backbone: BackboneSpec
+    seed: int
+
+
+def rows(suite: Suite) -> tuple[Row, ...]:
+    """The grid of a suite, every name and option checked.
+
+    Rows that do not train have no regime, and one seed, because nothing in them is random.
+    """
+    found = []
+    for dataset in suite.datasets:
+        registry.datasets().card(dataset.name)
+        for backbone in suite.backbones:
+            for method in suite.methods:
+                card = registry.methods().card(method.name)
+                resolve_options(card, method.options)
+                regimes = (method.regimes or suite.regimes) if card.trains else (None,)
+                seeds = suite.seeds if card.trains else suite.seeds[:1]
+                found += [Row(method, card, r, dataset, backbone, s) for r in regimes for s in seeds]
+    suite_cases(suite)
+    return tuple(found)
+
+
+def suite_cases(suite: Suite) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """Evaluation and training cases, sets expanded."""
+    cases = parse_cases(suite.cases)
+    return cases, parse_cases(suite.train_cases) if suite.train_cases else cases
+
+
+def make_trial(row: Row, suite: Suite, digests: Digests, folders: Mapping[str, Path]) -> Trial:
+    """The trial of a grid row once its data store and backbone exist; `folders` holds their places."""
+    cases, train_cases = suite_cases(suite)
+    trial = Trial(
+        id="-",
+        suite=suite.name,
+        method=row.method,
+        regime=row.regime,
+        dataset=row.dataset,
+        backbone=row.backbone,
+        backbone_folder=folders["backbone"],
+        store_folder=folders["store"],
+        seed=row.seed,
+        cases=tuple(case_data(case) for case in cases),
+        train_cases=tuple(case_data(case) for case in train_cases),
+        tracks=suite.tracks,
+        budget=suite.budget,
+        plugins=registry.plugins(),
+    )
+    return trial.model_copy(update={"id": trial_id(trial, row, digests)})
+
+
+def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
+    """Readable name and digest of the content; moving files or renaming the suite keeps it."""
+    origin = registry.methods().entry(row.method.name).origin
+    content = {
+        "protocol": PROTOCOL,
+        "method": row.method.name,
+        "options": resolve_options(row.card, row.method.options),
+        "plugin": registry.file_digest(origin.path) if origin.label != "mmbench" else None,
+        "regime": trial.regime,
+        "data": digests.data,
+        "split": trial.dataset.split.model_dump(),
+        "backbone": digests.backbone,
+        "seed": trial.seed,
+        "cases": trial.cases,
+        "train_cases": trial.train_cases if trial.regime not in (None, "clean") else (),
+        "tracks": sorted(trial.tracks),
+        "budget": trial.budget.model_dump() if row.card.trains else {"eval": trial.budget.precision},
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{_slug(row.method.name)}-{trial.regime or 'frozen'}-s{trial.seed}-{digest}"
+
+
+def _slug(name: str) -> str:
+    """A name that is safe as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip(".-")[:40]
+
+
+def case_data(case: Case) -> dict[str, Any]:
+    """A case as plain data that `parse_case` reads back."""
+    return {key: value for key, value in asdict(case).items() if value is not None}
+
+
+def read_trial(folder: Path) -> Trial:
+    """The spec in a trial's folder. Raises ConfigError naming the file."""
+    path = folder / "spec.json"
+    try:
+        return Trial.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise ConfigError(f"{path} is not a trial: {explain(error)}") from None

@@ -1,0 +1,68 @@
+"""Equal tuning for every method: the same number of learning rates, each with the same samples, scored on validation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from mmbench.bench import Bench
+from mmbench.errors import DivergedError
+from mmbench.evaluate import feeds_for, headline, predict_cases, score_all, tracks_of
+from mmbench.feed import TrialData
+from mmbench.method import Method
+from mmbench.records import TuningTrial
+from mmbench.rng import StreamKey, stream, uniforms
+from mmbench.train import Job, fit
+from mmbench.trials import Trial
+
+LR_SAMPLER = "mmbench-tuning-v1"
+
+
+def learning_rates(lr_range: tuple[float, float], trials: int) -> list[float]:
+    """`trials` rates, log-uniform in the range: one per equal stretch of its logarithm, jittered by a fixed stream.
+
+    A single trial is the middle of the range. The same places in the range are tried for every method and seed.
+    """
+    low, high = (math.log(bound) for bound in lr_range)
+    if trials == 1:
+        return [math.exp((low + high) / 2)]
+    jitter = uniforms(stream(StreamKey("", "", 0, LR_SAMPLER), "", "lr", 0, str(trials)), trials)
+    return [math.exp(low + (high - low) * (i + u) / trials) for i, u in enumerate(jitter.tolist())]
+
+
+def tune(
+    method: Method, data: TrialData, job: Job, trial: Trial, bench: Bench
+) -> tuple[float, tuple[TuningTrial, ...]]:
+    """The best learning rate on the validation split and the table of all tries; test data are never touched.
+
+    A rate that diverges has no score. Raises DivergedError if all of them do. The method is left in its start state.
+    """
+    rates = learning_rates(method.card.lr_range, trial.budget.tuning_trials)
+    if len(rates) == 1:
+        return rates[0], ()
+    start = method.state()
+    samples = max(1, round(job.samples * trial.budget.tuning_share))
+    table = []
+    with bench.clock.phase("tune", whole=True):
+        for index, lr in enumerate(rates):
+            attempt = replace(job, lr=lr, samples=samples, name=f"tune-{index}")
+            table.append(TuningTrial(lr=lr, score=_try(method, data, attempt, trial, bench), samples=samples))
+            method.load(start)
+            bench.log(event="tuned", lr=lr, score=table[-1].score)
+    scored = [entry for entry in table if entry.score is not None]
+    if not scored:
+        raise DivergedError(f"every learning rate of {', '.join(f'{lr:.2g}' for lr in rates)} diverged")
+    # Of equal scores the smaller rate wins, as in VTAB: it is the one further from diverging.
+    return max(scored, key=lambda entry: (entry.score, -entry.lr)).lr, tuple(table)
+
+
+def _try(method: Method, data: TrialData, attempt: Job, trial: Trial, bench: Bench) -> float | None:
+    """Mean validation score over the training cases, on the track that tells the most."""
+    try:
+        fitted = fit(method, data, attempt, bench)
+    except DivergedError:
+        return None
+    track = tracks_of(method, attempt.casewise, trial.tracks)[-1]
+    feeds = feeds_for(data, "val", attempt.cases, trial.budget.eval_batch)
+    found = predict_cases(method, fitted, feeds, (track,), bench)
+    return headline(score_all(found, data.multi_label), track)
