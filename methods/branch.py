@@ -37,9 +37,7 @@ class AdapterHooks(Hooks):
     def __init__(self, adapters: nn.ModuleDict) -> None:
         self._adapters = adapters
 
-    def block(
-        self, modality: str, index: int, block: BlockCall, x: Tensor, batch: Any, other: Tensor | None
-    ) -> Tensor:
+    def block(self, modality: str, index: int, block: BlockCall, x: Tensor, batch: Any, other: Tensor | None) -> Tensor:
         x = x + self._through("attention", modality, index, block.attend(x))
         return x + self._through("mlp", modality, index, block.feed(x))
 

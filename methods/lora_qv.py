@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import loralib
 import torch
@@ -69,7 +70,7 @@ class LoraQV(Method):
         return net
 
 
-def attentions(net: CAVMAEFT) -> Iterator[nn.Module]:
+def attentions(net: CAVMAEFT) -> Iterator[Any]:
     """The attention module of every encoder and joint block."""
     for name in BLOCKS:
         for block in getattr(net, name):

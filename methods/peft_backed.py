@@ -45,7 +45,7 @@ class PeftBacked(Method):
         net = copy.deepcopy(self.net)
         for name, layer in list(net.named_modules()):
             if isinstance(layer, BaseTunerLayer):
-                layer.merge()  # type: ignore[operator]
+                layer.merge()
                 parent, _, child = name.rpartition(".")
                 setattr(net.get_submodule(parent), child, layer.get_base_layer())
         return net

@@ -92,7 +92,7 @@ class Prompts(Method):
     reference="Park, Prompt the Missing, CVPR Workshops 2025, pp. 1654-1662 (reconstructed)",
     year=2025,
     memory="M2",
-    lr_range=(1e-3, 1e-1),
+    lr_range=(3e-4, 3e-2),
     identity_at_start=False,
     options={"length": 16, "position": "both"},
 )
@@ -107,7 +107,7 @@ class PromptTheMissing(Prompts):
     reference="Park, Prompt the Missing, CVPR Workshops 2025, pp. 1654-1662 (reconstructed)",
     year=2025,
     memory="M2",
-    lr_range=(1e-3, 1e-1),
+    lr_range=(3e-4, 3e-2),
     identity_at_start=False,
     options={"length": 16},
 )
@@ -124,7 +124,7 @@ class PromptInput(Prompts):
     reference="Park, Prompt the Missing, CVPR Workshops 2025, pp. 1654-1662 (reconstructed)",
     year=2025,
     memory="M1",
-    lr_range=(1e-3, 1e-1),
+    lr_range=(3e-4, 3e-2),
     identity_at_start=False,
     options={"length": 16},
 )
@@ -141,7 +141,7 @@ class PromptAttention(Prompts):
     reference="control row of this suite",
     year=2026,
     memory="M1",
-    lr_range=(1e-3, 1e-1),
+    lr_range=(3e-4, 3e-2),
     identity_at_start=False,
     options={"length": 16},
     note="whatever it gains over the source model comes from the head, not from prompts",

@@ -47,7 +47,7 @@ class MethodCard:
     reference: str
     year: int
     memory: str
-    """Memory class of methods.md 1.2: M0 no backbone graph, M1 tail only, M2 crosses the encoders, M3 as full, M4 above."""
+    """M0 no backbone graph, M1 tail only, M2 gradient crosses the encoders, M3 as full fine-tuning, M4 above it."""
     trains: bool = True
     """False for rows that only evaluate the frozen backbone; regimes do not apply to them."""
     identity_at_start: bool = True

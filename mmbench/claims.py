@@ -56,7 +56,9 @@ def _take(folder: Path) -> str | None:
             _remove_stale(path)
             continue
         with os.fdopen(handle, "w") as file:
-            json.dump({"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}, file)
+            json.dump(
+                {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}, file
+            )
         return token
     return None
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -30,12 +30,12 @@ app.add_typer(backbone_app, name="backbone")
 app.add_typer(new_app, name="new")
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-PluginOption = Annotated[Optional[list[Path]], typer.Option("--plugin", help="A .py file with methods or corruptions.")]
-SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="Override a key: budget.epochs=2")]
-DeviceOption = Annotated[Optional[str], typer.Option("--device", help="cpu, cuda or cuda:N; the GPU if there is one.")]
+PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="A .py file with methods or corruptions.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: budget.epochs=2")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; the GPU if there is one.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable lines on stdout.")]
-OutOption = Annotated[Optional[Path], typer.Option("--out", "-o", help="Folder of the results.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.")]
 
 
 def guarded(verb: Verb) -> Verb:
@@ -74,7 +74,7 @@ def root() -> None:
 def quickstart(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("runs/quickstart"),
     device: DeviceOption = None,
-    workers: Annotated[Optional[int], typer.Option(min=1, help="Trials at a time.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -93,9 +93,9 @@ def run(
     overrides: SetOption = None,
     plugin: PluginOption = None,
     device: DeviceOption = None,
-    workers: Annotated[Optional[int], typer.Option(min=1, help="Trials at a time.")] = None,
-    limit: Annotated[Optional[int], typer.Option(min=0, help="Start at most so many trials.")] = None,
-    retry: Annotated[Optional[list[str]], typer.Option(help="Run records of this status again, e.g. crashed.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Start at most so many trials.")] = None,
+    retry: Annotated[list[str] | None, typer.Option(help="Run records of this status again, e.g. crashed.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the grid and its cost, run nothing.")] = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -210,7 +210,9 @@ def doctor(json: JsonOption = False) -> None:
 
 @data_app.command("prepare")
 @guarded
-def data_prepare(suite: Path, overrides: SetOption = None, plugin: PluginOption = None, quiet: QuietOption = False) -> None:
+def data_prepare(
+    suite: Path, overrides: SetOption = None, plugin: PluginOption = None, quiet: QuietOption = False
+) -> None:
     """Read every data set of a suite into its store, ahead of a run."""
     use_plugins(plugin)
     from mmbench.runner import prepare_command
@@ -231,7 +233,11 @@ def data_check(suite: Path, overrides: SetOption = None, plugin: PluginOption = 
 @backbone_app.command("build")
 @guarded
 def backbone_build(
-    suite: Path, out: OutOption = None, overrides: SetOption = None, device: DeviceOption = None, quiet: QuietOption = False
+    suite: Path,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    device: DeviceOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Fine-tune the source models of a suite on their clean data (into the cache, or into --out)."""
     from mmbench.backbones import build_command
@@ -244,7 +250,7 @@ def backbone_build(
 def backbone_import(
     checkpoint: Annotated[Path, typer.Argument(help="An official fine-tuned CAV-MAE checkpoint (.pth).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
-    classes: Annotated[Optional[int], typer.Option(min=2, help="Classes of its head; read from it unless given.")] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="Classes of its head; read from it unless given.")] = None,
     backbone: Annotated[str, typer.Option(help="A preset of the checkpoint's size.")] = "cavmae-base",
 ) -> None:
     """Turn an official checkpoint into a backbone folder."""

@@ -24,9 +24,9 @@ class SplitConfig(Config):
 
     kind: Literal["grouped", "random", "published"] = "grouped"
     """`grouped` keeps files of one recording on one side; `published` is the 70/30 cut per class, which may leak."""
-    test: float = Field(0.3, gt=0, lt=1)
+    test: float = Field(default=0.3, gt=0, lt=1)
     """Share of all samples."""
-    val: float = Field(0.15, gt=0, lt=1)
+    val: float = Field(default=0.15, gt=0, lt=1)
     """Share of the samples that are left for training."""
     seed: int = 0
 
@@ -49,7 +49,7 @@ class DataConfig(Config):
     manifest: Path | None = None
     label_csv: Path | None = None
     multi_label: bool = False
-    samples: int | None = Field(None, gt=0)
+    samples: int | None = Field(default=None, gt=0)
     """Number of samples; for generated data only."""
     seed: int = 0
     """Seed of generated data."""
@@ -67,12 +67,12 @@ class OptimConfig(Config):
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_share: float = Field(0.05, ge=0, lt=1)
-    clip_norm: float | None = Field(1.0, gt=0)
-    head_lr_multiplier: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    head_lr_multiplier: float = Field(default=1.0, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     loss: Literal["auto", "cross-entropy", "bce"] = "auto"
     """`auto`: cross-entropy for single-label data, binary cross-entropy for multi-label data."""
 
@@ -80,22 +80,22 @@ class OptimConfig(Config):
 class Budget(Config):
     """What every method of a suite may spend; nothing in it depends on the method."""
 
-    epochs: float = Field(5.0, gt=0)
+    epochs: float = Field(default=5.0, gt=0)
     """Passes over the training split, summed over all phases of a method."""
-    samples: int | None = Field(None, gt=0)
+    samples: int | None = Field(default=None, gt=0)
     """Training samples forwarded in all phases together; overrides epochs."""
-    batch_size: int = Field(64, gt=0)
+    batch_size: int = Field(default=64, gt=0)
     """Effective batch: the samples of one optimiser step."""
-    micro_batch: int | None = Field(None, gt=0)
+    micro_batch: int | None = Field(default=None, gt=0)
     """Samples in memory at once; the effective batch unless given. Halved while the memory cap binds."""
-    eval_batch: int = Field(64, gt=0)
-    memory_cap_gib: float | None = Field(None, gt=0)
+    eval_batch: int = Field(default=64, gt=0)
+    memory_cap_gib: float | None = Field(default=None, gt=0)
     """Cap on device memory; enforced on CUDA, counted as training state elsewhere."""
-    tuning_trials: int = Field(3, ge=1)
+    tuning_trials: int = Field(default=3, ge=1)
     """Learning rates tried per method; 1 takes the middle of the method's range without a search."""
-    tuning_share: float = Field(1 / 3, gt=0, le=1)
+    tuning_share: float = Field(default=1 / 3, gt=0, le=1)
     """Share of the samples one tuning trial sees."""
-    wall_clock_minutes: float | None = Field(None, gt=0)
+    wall_clock_minutes: float | None = Field(default=None, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     train_head: bool = True
     """Whether the classification head trains along with every method."""
@@ -112,10 +112,10 @@ class BackboneSpec(Config):
     init: Path | None = None
     """An official CAV-MAE checkpoint to start the clean fine-tuning from."""
     fusion: Literal["none", "gated", "as-published"] = "gated"
-    epochs: float = Field(30.0, gt=0)
-    """Passes of the clean fine-tuning."""
-    lr: float = Field(1e-3, gt=0)
-    batch_size: int = Field(64, gt=0)
+    epochs: float = Field(default=12.0, gt=0)
+    """Passes of the clean fine-tuning; this and the next two suit cavmae-tiny on the embedded data."""
+    lr: float = Field(default=2e-3, gt=0)
+    batch_size: int = Field(default=32, gt=0)
 
 
 class MethodSpec(Config):
@@ -140,20 +140,22 @@ class Suite(Config):
     note: str = ""
     methods: tuple[MethodSpec, ...] = Field(min_length=1)
     regimes: tuple[Regime, ...] = ("clean", "mixed")
-    cases: tuple[Any, ...] = Field(("paper",), min_length=1)
+    cases: tuple[Any, ...] = Field(default=("paper",), min_length=1)
     """Case names, set names, or cases written out; parsed by mmbench.cases."""
     train_cases: tuple[Any, ...] | None = None
     """Cases seen in `mixed` and `casewise` training; those of `cases` unless given."""
     tracks: tuple[Track, ...] = ("informed", "avail", "blind")
     datasets: tuple[DataConfig, ...] = Field((DataConfig(name="synthetic-av"),), min_length=1)
-    backbones: tuple[BackboneSpec, ...] = Field((BackboneSpec(),), min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    backbones: tuple[BackboneSpec, ...] = Field(default=(BackboneSpec(),), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     budget: Budget = Budget()
 
     @field_validator("methods", mode="before")
     @classmethod
     def _methods(cls, value: Any) -> Any:
-        return [method_entry(v) if isinstance(v, str) else v for v in value] if isinstance(value, (list, tuple)) else value
+        return (
+            [method_entry(v) if isinstance(v, str) else v for v in value] if isinstance(value, (list, tuple)) else value
+        )
 
     @field_validator("datasets", "backbones", mode="before")
     @classmethod
@@ -184,7 +186,7 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice instead of keeping the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {str(k) for k in keys if isinstance(k, Hashable) and keys.count(k) > 1}
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
@@ -197,7 +199,7 @@ def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
     Raises ConfigError naming the file, the key and the value.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise ConfigError(f"cannot read suite {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -113,7 +113,7 @@ def collect_costs(method: Method, data: TrialData, inputs: CostInputs, bench: Be
         step_seconds_std=ledger.times.std(),
         steps=len(ledger.times.seconds),
         samples_seen=ledger.samples,
-        micro_batch=ledger.micro_batch,
+        micro_batch=ledger.micro_batch or None,
         train_memory=inputs.train_memory if trains else PeakMemory(),
         eval_memory=inputs.eval_memory,
         training_state=_state(inputs),
@@ -126,7 +126,7 @@ def collect_costs(method: Method, data: TrialData, inputs: CostInputs, bench: Be
 
 def _state(inputs: CostInputs) -> TrainingState | None:
     """The counted state at the micro-batch that was used, with the optimiser's own size."""
-    if inputs.counts is None or inputs.fitted.ledger.micro_batch is None:
+    if inputs.counts is None:
         return None
     state = inputs.counts.state(inputs.fitted.ledger.micro_batch)
     return state.model_copy(update={"optimizer_bytes": inputs.fitted.ledger.optimizer_bytes})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,8 +32,8 @@ class Predictions:
     severity: int
     track: Track
     ids: tuple[str, ...]
-    logits: np.ndarray  # (N, C) float32
-    labels: np.ndarray  # (N,) int64 or (N, C) float32
+    logits: npt.NDArray[np.float32]  # (N, C)
+    labels: npt.NDArray[Any]  # (N,) int64 or (N, C) float32
     digest: str
 
 
@@ -141,7 +143,9 @@ class _Switcher:
 
     def _average(self, batch: Batch) -> Tensor:
         """Log of the mean probability over the case-wise states."""
-        each = torch.stack([self._with(name, state, batch).float() for name, state in self._states.items()])  # (K, B, C)
+        each = torch.stack(
+            [self._with(name, state, batch).float() for name, state in self._states.items()]
+        )  # (K, B, C)
         if self._method.recipe.multi_label:
             return torch.logit(each.sigmoid().mean(dim=0), eps=1e-6)
         return each.log_softmax(dim=-1).logsumexp(dim=0) - float(np.log(len(each)))
@@ -149,19 +153,19 @@ class _Switcher:
 
 def score_all(found: Sequence[Predictions | Missed], multi_label: bool) -> tuple[Score, ...]:
     """Accuracy (mAP when multi-label), NLL and calibration error of each prediction set."""
-    scores: list[Score] = []
-    for entry in found:
-        place = {"case": entry.case, "severity": entry.severity, "track": entry.track}
-        if isinstance(entry, Missed):
-            metric = "map" if multi_label else "accuracy"
-            scores.append(Score(**place, metric=metric, value=None, n=entry.samples, reason=entry.reason))
-            continue
-        for metric, value in _values(entry, multi_label).items():
-            reason = None if value is not None else "not defined for these predictions"
-            scores.append(
-                Score(**place, metric=metric, value=value, n=len(entry.ids), reason=reason, digest=entry.digest)
-            )
-    return tuple(scores)
+    return tuple(score for entry in found for score in _scores(entry, multi_label))
+
+
+def _scores(entry: Predictions | Missed, multi_label: bool) -> Iterator[Score]:
+    place = Score(case=entry.case, severity=entry.severity, track=entry.track, metric="accuracy", value=None, n=0)
+    if isinstance(entry, Missed):
+        metric = "map" if multi_label else "accuracy"
+        yield place.model_copy(update={"metric": metric, "n": entry.samples, "reason": entry.reason})
+        return
+    for metric, value in _values(entry, multi_label).items():
+        reason = None if value is not None else "not defined for these predictions"
+        found = {"metric": metric, "value": value, "n": len(entry.ids), "reason": reason, "digest": entry.digest}
+        yield place.model_copy(update=found)
 
 
 def _values(entry: Predictions, multi_label: bool) -> dict[str, float | None]:

@@ -58,7 +58,7 @@ class Registry(Generic[Card]):
     def __init__(self, kind: str, make: Callable[..., Card], folder: Path) -> None:
         self.kind = kind
         self.broken: list[Broken] = []
-        self._make = make
+        self._make: Callable[..., Card] = make
         self._entries: dict[str, Entry[Card]] = {}
         for path in sorted(folder.glob("*.py")):
             if path.name != "__init__.py":
@@ -199,7 +199,9 @@ def datasets() -> Registry[DatasetCard]:
     return Registry("dataset", DatasetCard.of, ROOT / "mmbench" / "data")
 
 
-def _decorator(kind: str, make: Callable[..., Any], name: str, facts: Mapping[str, Any]) -> Callable[[Registered], Registered]:
+def _decorator(
+    kind: str, make: Callable[..., Any], name: str, facts: Mapping[str, Any]
+) -> Callable[[Registered], Registered]:
     def register(registered: Registered) -> Registered:
         registered.card = make(name, **facts)  # type: ignore[attr-defined]
         _loaded[kind, name] = registered

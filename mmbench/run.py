@@ -46,6 +46,10 @@ STATUSES: tuple[tuple[type[Exception], Status], ...] = (
 )
 
 
+Echo = Callable[[dict[str, Any]], None]
+"""Receives each row of the event log."""
+
+
 class Interrupted(BaseException):
     """SIGTERM: leave without a record, so that the next run starts the trial again."""
 
@@ -69,7 +73,7 @@ class Desk:
         return (Case("complete"),) if self.trial.regime == "clean" else self.trial.parsed_train_cases()
 
 
-def run_trial(folder: Path, device: torch.device, echo: Callable[[dict[str, Any]], None] | None = None) -> Status | None:
+def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> Status | None:
     """Run the trial of a folder and leave its record; None if it is done or another process has it.
 
     Every failure becomes a record with a status; only an interruption leaves none.
@@ -98,7 +102,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def _run(trial: Trial, folder: Path, device: torch.device, echo: Callable[[dict[str, Any]], None] | None) -> TrialRecord:
+def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None) -> TrialRecord:
     (folder / "events.jsonl").unlink(missing_ok=True)
     log = EventLog(folder / "events.jsonl", echo)
     bench = Bench(device, trial.budget, Clock(device), log)
@@ -190,7 +194,9 @@ def _work(desk: Desk, folder: Path) -> dict[str, Any]:
     tracks = tracks_of(desk.method, desk.casewise, trial.tracks)
     if not tracks:
         need = desk.method.card.needs.case
-        raise RefusedError(f"{trial.method.name} needs to be told '{need}', which none of {', '.join(trial.tracks)} offers")
+        raise RefusedError(
+            f"{trial.method.name} needs to be told '{need}', which none of {', '.join(trial.tracks)} offers"
+        )
     fitted, tuning, counts, energy, lr = _train(desk)
     train_memory = desk.peaks.read()
     desk.peaks.reset()
@@ -202,7 +208,9 @@ def _work(desk: Desk, folder: Path) -> dict[str, Any]:
     with bench.clock.phase("log"):
         save_predictions(found, folder)
         save_states(fitted, folder)
-    inputs = CostInputs(fitted, counts, train_memory, eval_memory, energy, sum(len(feed.ids()) for feed in feeds) * len(tracks))
+    inputs = CostInputs(
+        fitted, counts, train_memory, eval_memory, energy, sum(len(feed.ids()) for feed in feeds) * len(tracks)
+    )
     return {"lr": lr, "tuning": tuning, "scores": scores, "costs": collect_costs(desk.method, desk.data, inputs, bench)}
 
 

@@ -98,14 +98,12 @@ def prepare_command(suite_path: Path, overrides: tuple[str, ...], quiet: bool) -
     """Build every store of a suite and describe it."""
     suite = read_suite(suite_path, overrides)
     from mmbench.prepare import data_facts, prepare_data
-    from mmbench.sweep import Event
+    from mmbench.sweep import reading
 
     for dataset in suite.datasets:
         for backbone in suite.backbones:
             with make_listener(quiet, False) as listen:
-                data = prepare_data(
-                    dataset, backbone, lambda done, of: listen(Event("data", dataset.title, done=done, total=of))
-                )
+                data = prepare_data(dataset, backbone, reading(listen, dataset.title))
             facts = data_facts(dataset, data)
             print(f"{facts.name}: {len(data.store)} samples, {len(facts.classes)} classes, digest {facts.digest[:12]}")
             print(f"  split {facts.split}: {facts.train} train, {facts.val} val, {facts.test} test; {facts.note}")

@@ -23,6 +23,8 @@ from mmbench.train import SINGLE, Job, fit
 RECIPE = 1
 """Raised whenever the same spec would train another source model."""
 SEED = 0
+OPEN_GATE = 1.0
+"""tanh of it is 0.76."""
 
 
 class CleanTraining(Method):
@@ -52,7 +54,9 @@ def source_folder(spec: BackboneSpec, dataset: DataConfig, data: TrialData) -> P
     return cache_folder() / "backbones" / f"{spec.name}-{dataset.name}-{digest}"
 
 
-def prepare_backbone(spec: BackboneSpec, dataset: DataConfig, data: TrialData, device: torch.device, log: Bench | None = None) -> Place:
+def prepare_backbone(
+    spec: BackboneSpec, dataset: DataConfig, data: TrialData, device: torch.device, log: Bench | None = None
+) -> Place:
     """The folder of the source model: the given one, the cached one, or a new one built now.
 
     Raises ConfigError or CheckpointError where a given folder or checkpoint does not fit.
@@ -75,6 +79,8 @@ def build_source(
     net = CAVMAEFT(config, torch.Generator().manual_seed(seed_from("source", SEED)))
     if spec.init:
         load_official(net, spec.init)
+    else:
+        open_gates(net)
     bench = Bench(device, source_budget(spec), Clock(device), log.log if log else (lambda **row: None))
     recipe = Recipe(train_head=True, multi_label=data.multi_label)
     method = CleanTraining(net.to(device), recipe, {}, torch.Generator().manual_seed(seed_from("build", SEED)))
@@ -82,8 +88,21 @@ def build_source(
     job = Job((Case("complete"),), False, spec.lr, samples, SEED, spec.batch_size, "source")
     fitted = fit(method, data, job, bench)
     method.load(fitted.states[SINGLE])
-    facts = {"trained_on": data.name, "data_digest": data.store.digest, "epochs": f"{spec.epochs:g}", "lr": f"{spec.lr:g}"}
+    facts = {
+        "trained_on": data.name,
+        "data_digest": data.store.digest,
+        "epochs": f"{spec.epochs:g}",
+        "lr": f"{spec.lr:g}",
+    }
     save_backbone(net.cpu(), folder, facts)
+
+
+def open_gates(net: CAVMAEFT) -> None:
+    """Start a model without a past with its fusion at work: closed gates exist to keep a checkpoint's logits."""
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.startswith("blocks_fu.0.gate_"):
+                parameter.fill_(OPEN_GATE)
 
 
 def source_budget(spec: BackboneSpec) -> Budget:

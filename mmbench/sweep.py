@@ -21,7 +21,7 @@ from mmbench.config import Suite
 from mmbench.environment import environment
 from mmbench.errors import MMBenchError
 from mmbench.executors.local import BUSY, Finished, LocalExecutor, local_slots
-from mmbench.prepare import prepare_data
+from mmbench.prepare import Progress, prepare_data
 from mmbench.records import (
     MARKER,
     RECORD,
@@ -99,13 +99,18 @@ def plan(suite: Suite, out: Path, device: torch.device, listen: Listener) -> lis
 def _prepare(row: Row, device: torch.device, listen: Listener) -> tuple[Digests, dict[str, Path]]:
     title = row.dataset.title
     began = time.monotonic()
-    data = prepare_data(row.dataset, row.backbone, lambda done, of: listen(Event("data", title, done=done, total=of)))
+    data = prepare_data(row.dataset, row.backbone, reading(listen, title))
     listen(Event("data", title, "ready", len(data.store), len(data.store), time.monotonic() - began))
     began = time.monotonic()
     listen(Event("backbone", row.backbone.name, "preparing"))
     place = prepare_backbone(row.backbone, row.dataset, data, device)
     listen(Event("backbone", row.backbone.name, "ready", seconds=time.monotonic() - began))
     return Digests(data.store.digest, place.meta.sha256), {"store": data.store.folder, "backbone": place.folder}
+
+
+def reading(listen: Listener, title: str) -> Progress:
+    """A data set's progress as events."""
+    return lambda done, total: listen(Event("data", title, done=done, total=total))
 
 
 def run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener = lambda event: None) -> SweepResult:
@@ -127,7 +132,9 @@ def _open_folder(out: Path, suite: Suite) -> None:
     try:
         (out / "trials").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"cannot write results to {out}: {error.strerror}; choose another folder with --out") from None
+        raise RecordError(
+            f"cannot write results to {out}: {error.strerror}; choose another folder with --out"
+        ) from None
     write_atomic(out / "suite.yaml", yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode())
 
 
@@ -226,6 +233,8 @@ def _crash(finished: Finished, device: torch.device) -> TrialRecord:
     how = f"killed by signal {-finished.code}" if finished.code < 0 else f"exit code {finished.code}"
     if finished.code == -9:
         how += " (out of host memory, unless someone ended it)"
-    failure = Failure(kind="WorkerDied", message=f"the worker ended without a record: {how}", traceback=finished.stderr or None)
+    failure = Failure(
+        kind="WorkerDied", message=f"the worker ended without a record: {how}", traceback=finished.stderr or None
+    )
     trial = read_trial(finished.folder)
     return TrialRecord(status="crashed", failure=failure, trial=facts(trial), environment=environment(device))

@@ -47,7 +47,8 @@ class Ledger:
     times: StepTimes = field(default_factory=StepTimes)
     samples: int = 0
     optimizer_bytes: int = 0
-    micro_batch: int | None = None
+    micro_batch: int = 0
+    """Samples in memory at once, in the end; 0 for a method that does not train."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _run_phase(
             batch = method.view(feed.load(epoch, ids).to(bench.device), rng)
         with bench.clock.phase("train"):
             began = time.perf_counter()
-            loss = _fitting_step(method, batch, optimizer, bench, ledger, (step, steps))
+            loss = fitting_step(method, batch, optimizer, bench, ledger, (step, steps))
             schedule.step()
             if bench.device.type == "cuda":
                 torch.cuda.synchronize(bench.device)
@@ -120,7 +121,7 @@ def _count_steps(samples: int, train_size: int, batch_size: int) -> int:
     return epochs * math.ceil(train_size / batch_size) + math.ceil(rest / batch_size)
 
 
-def _fitting_step(
+def fitting_step(
     method: Method, batch: Batch, optimizer: torch.optim.Optimizer, bench: Bench, ledger: Ledger, place: tuple[int, int]
 ) -> Tensor:
     """One optimiser step; halves the micro-batch when the device is out of memory, never the effective batch."""

@@ -1,4 +1,4 @@
-"""Equal tuning for every method: the same number of learning rates, each with the same samples, scored on validation."""
+"""Equal tuning for every method: as many learning rates, each with as many samples, scored on validation."""
 
 from __future__ import annotations
 

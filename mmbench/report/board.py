@@ -77,10 +77,10 @@ def _make_folders(target: Path) -> None:
 
 
 def _publish(board: Board, out: Path) -> tuple[Path, ...]:
-    """Copy records and suite; a traceback names the folders of one machine and helps nobody elsewhere."""
+    """Copy records, and the suite unless the board has its own; both without what names one machine's folders."""
     (out / RECORDS).mkdir(exist_ok=True)
     written = []
-    if (board.folder / SUITE).is_file():
+    if (board.folder / SUITE).is_file() and not (out / SUITE).exists():
         write_atomic(out / SUITE, (board.folder / SUITE).read_bytes())
         written.append(out / SUITE)
     for record in board.records:

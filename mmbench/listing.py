@@ -1,0 +1,178 @@
+"""What `ls` and `show` tell: registries, cases, suites and results, without importing torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mmbench import registry
+from mmbench.backbone.config import PRESETS
+from mmbench.cases import Case, named_cases, named_sets
+from mmbench.errors import MMBenchError, UnknownNameError
+from mmbench.records import find_records, load_record
+from mmbench.suites.shipped import shipped_suites
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Rows of plain facts; the first column is the name."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def methods() -> Listing:
+    found = registry.methods()
+    cards = [found.card(name) for name in found.names()]
+    rows = [
+        (c.name, c.family, "yes" if c.trains else "no", c.memory, c.needs.case, str(c.year), c.title) for c in cards
+    ]
+    return Listing(("name", "family", "trains", "memory", "told", "year", "title"), tuple(rows))
+
+
+def corruptions() -> Listing:
+    found = registry.corruptions()
+    cards = [found.card(name) for name in found.names()]
+    rows = [(c.name, c.modality, c.stage, _severities(c.severities), c.variant) for c in cards]
+    return Listing(("name", "modality", "stage", "severities", "variant"), tuple(rows))
+
+
+def _severities(known: tuple[int, ...]) -> str:
+    return "-" if known == (0,) else f"{min(known)}-{max(known)}"
+
+
+def cases() -> Listing:
+    rows = [(case.name, case_words(case)) for case in named_cases().values()]
+    rows += [(f"{name} (set)", ", ".join(members)) for name, members in named_sets().items()]
+    return Listing(("name", "what"), tuple(rows))
+
+
+def case_words(case: Case) -> str:
+    """A case in words."""
+    parts = [f"{modality}: {what}" for modality, what in (("audio", case.audio), ("vision", case.vision)) if what]
+    if case.missing:
+        gone = case.missing.which if case.missing.which != "mixed" else "audio or vision"
+        parts.append(f"{gone} missing for {case.missing.rate:.0%} of the samples")
+    return "; ".join(parts) or "clean audio and vision"
+
+
+def datasets() -> Listing:
+    found = registry.datasets()
+    return Listing(("name", "title"), tuple((name, found.card(name).title) for name in found.names()))
+
+
+def backbones() -> Listing:
+    rows = [
+        (c.name, str(c.embed_dim), f"{c.depth}+{c.joint_depth}", f"{c.frames}x{c.mel_bins}", f"{c.image_size}px")
+        for c in PRESETS.values()
+    ]
+    return Listing(("name", "width", "blocks", "fbank", "image"), tuple(rows))
+
+
+def suites() -> Listing:
+    boards = sorted(Path("leaderboards").glob("*/*.yaml"))
+    rows = [(path.stem, "shipped with the package") for path in shipped_suites()]
+    return Listing(("name", "where"), tuple(rows + [(str(path), "board") for path in boards]))
+
+
+def runs() -> Listing:
+    rows = []
+    for path in sorted({p.parents[2] for p in Path("runs").glob("*/trials/*/trial.json")}):
+        statuses = [_status(record) for record in find_records(path)]
+        started = sum(1 for _ in path.glob("trials/*/spec.json"))
+        counts = ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses))
+        rows.append((str(path), f"{len(statuses)} of {started} done: {counts}"))
+    return Listing(("folder", "trials"), tuple(rows))
+
+
+def _status(path: Path) -> str:
+    try:
+        return load_record(path).status
+    except MMBenchError:
+        return "unreadable"
+
+
+LISTS: Mapping[str, Callable[[], Listing]] = {
+    "methods": methods,
+    "corruptions": corruptions,
+    "cases": cases,
+    "datasets": datasets,
+    "backbones": backbones,
+    "suites": suites,
+    "runs": runs,
+}
+
+
+def print_list(what: str, as_json: bool) -> None:
+    """Print one of LISTS; raises UnknownNameError."""
+    if what not in LISTS:
+        raise UnknownNameError("list", what, LISTS)
+    listing = LISTS[what]()
+    if as_json:
+        print(json.dumps([dict(zip(listing.columns, row, strict=True)) for row in listing.rows]))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in listing.columns:
+        table.add_column(column, overflow="fold")
+    for row in listing.rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)
+    for broken in _broken(what):
+        Console(stderr=True).print(f"broken: {broken.label}: {broken.reason}", markup=False, soft_wrap=True)
+
+
+def _broken(what: str) -> Sequence[registry.Broken]:
+    sources: dict[str, Callable[[], registry.Registry[Any]]] = {
+        "methods": registry.methods,
+        "corruptions": registry.corruptions,
+        "datasets": registry.datasets,
+    }
+    return sources[what]().broken if what in sources else ()
+
+
+def print_entry(name: str, as_json: bool) -> None:
+    """Describe whatever has this name; raises UnknownNameError offering near names of every kind."""
+    facts = describe(name)
+    if as_json:
+        print(json.dumps(facts, default=list))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        if value not in ("", None, (), {}):
+            table.add_row(key, _words(value))
+    Console().print(table, markup=False)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {inner}" for key, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Facts of an entry as plain data, its kind first."""
+    kinds: dict[str, registry.Registry[Any]] = {
+        "method": registry.methods(),
+        "corruption": registry.corruptions(),
+        "data set": registry.datasets(),
+    }
+    for kind, found in kinds.items():
+        if name in found.names():
+            return {"kind": kind, **asdict(found.card(name)), "from": found.entry(name).origin.label}
+    if name in named_cases():
+        return {"kind": "case", "name": name, "what": case_words(named_cases()[name])}
+    if name in PRESETS:
+        return {"kind": "backbone", **PRESETS[name].to_dict()}
+    paths = {path.stem: path for path in shipped_suites()}
+    if name in paths:
+        return {"kind": "suite", "name": name, "content": "\n" + paths[name].read_text(encoding="utf-8")}
+    everything = [n for found in kinds.values() for n in found.names()]
+    raise UnknownNameError("entry", name, [*everything, *named_cases(), *PRESETS, *paths])
