@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -54,6 +55,11 @@ def guarded(verb: Verb) -> Verb:
         except BrokenPipeError:  # the reader (head, less) has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(OK) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            typer.echo(f"error: {error.strerror}: {error.filename}; free some space or choose another folder", err=True)
+            raise typer.Exit(USAGE) from None
 
     return call  # type: ignore[return-value]
 
@@ -79,10 +85,13 @@ def quickstart(
     json: JsonOption = False,
 ) -> None:
     """Compare a few methods on the embedded data; ends with a leaderboard (minutes on a laptop)."""
-    from mmbench.suites.shipped import shipped_suite
+    from mmbench.publish import publish
+    from mmbench.runner import RunRequest, run_command
 
-    run(shipped_suite("quickstart"), out=out, device=device, workers=workers, quiet=quiet, json=json)
-    leaderboard(out, quiet=quiet)
+    result = run_command(RunRequest(Path("quickstart"), out, device=device, workers=workers), quiet, json)
+    publish(out, None, None if quiet or json else "rich")
+    if result.failed:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import torch
 
 from mmbench.backbone.cavmae import CAVMAEFT
-from mmbench.backbone.checkpoint import load_meta, load_official, save_backbone
+from mmbench.backbone.checkpoint import DESCRIPTION, load_meta, load_official, save_backbone
 from mmbench.bench import Bench
 from mmbench.cards import MethodCard
 from mmbench.cases import Case
+from mmbench.claims import claimed
 from mmbench.config import BackboneSpec, Budget, DataConfig, OptimConfig
 from mmbench.feed import TrialData, seed_from
 from mmbench.meter import Clock
@@ -23,6 +25,7 @@ from mmbench.train import SINGLE, Job, fit
 RECIPE = 1
 """Raised whenever the same spec would train another source model."""
 SEED = 0
+WAIT_SECONDS = 0.2
 OPEN_GATE = 1.0
 """tanh of it is 0.76."""
 
@@ -64,11 +67,20 @@ def prepare_backbone(
     folder = spec.path
     if folder is None:
         folder = source_folder(spec, dataset, data)
-        if not (folder / "backbone.json").is_file():
-            build_source(spec, data, folder, device, log)
+        _build_once(spec, data, folder, device, log)
     else:
         model_config(spec, len(data.store.classes))
     return Place(folder, load_meta(folder))
+
+
+def _build_once(spec: BackboneSpec, data: TrialData, folder: Path, device: torch.device, log: Bench | None) -> None:
+    """Build unless it is there; of several processes one builds and the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    while not (folder / DESCRIPTION).is_file():
+        with claimed(folder) as mine:
+            if mine and not (folder / DESCRIPTION).is_file():
+                build_source(spec, data, folder, device, log)
+        time.sleep(WAIT_SECONDS)
 
 
 def build_source(
