@@ -35,6 +35,7 @@ class Source(Method):
     year=2023,
     memory="M0",
     trains=False,
+    identity_at_start=False,
     needs={"case": "avail"},
     note="averages the joint block with shared and with modality norms over the modality that is present",
 )

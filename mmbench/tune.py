@@ -11,23 +11,17 @@ from mmbench.evaluate import feeds_for, headline, predict_cases, score_all, trac
 from mmbench.feed import TrialData
 from mmbench.method import Method
 from mmbench.records import TuningTrial
-from mmbench.rng import StreamKey, stream, uniforms
 from mmbench.train import Job, fit
 from mmbench.trials import Trial
 
-LR_SAMPLER = "mmbench-tuning-v1"
-
 
 def learning_rates(lr_range: tuple[float, float], trials: int) -> list[float]:
-    """`trials` rates, log-uniform in the range: one per equal stretch of its logarithm, jittered by a fixed stream.
+    """`trials` rates, evenly spaced on a log scale inside the range: the middle of each of as many stretches.
 
-    A single trial is the middle of the range. The same places in the range are tried for every method and seed.
+    The same places in the range are tried for every method and seed; a single trial is the middle of the range.
     """
     low, high = (math.log(bound) for bound in lr_range)
-    if trials == 1:
-        return [math.exp((low + high) / 2)]
-    jitter = uniforms(stream(StreamKey("", "", 0, LR_SAMPLER), "", "lr", 0, str(trials)), trials)
-    return [math.exp(low + (high - low) * (i + u) / trials) for i, u in enumerate(jitter.tolist())]
+    return [math.exp(low + (high - low) * (i + 0.5) / trials) for i in range(trials)]
 
 
 def tune(
