@@ -23,7 +23,7 @@ from mmbench.errors import ConfigError
 from mmbench.method_options import resolve_options
 
 State = dict[str, Tensor]
-"""Trained tensors by name, on the CPU; what `state.safetensors` holds."""
+"""Tensors of a trained method by name, on the CPU; what `state.safetensors` holds."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,12 @@ class Method:
         self.extra = nn.ModuleDict()
         """Modules the method adds beside the backbone; their parameters train unless frozen in `build`."""
         net.requires_grad_(False)
-        net.eval()
         self.build(rng)
         if recipe.train_head and self.card.trains:
             net.mlp_head.requires_grad_(True)
         self.extra.to(next(net.parameters()).device)
+        net.eval()  # only now: modules that `build` adds come in training mode
+        self.extra.eval()
 
     # What a method is -------------------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ class Method:
         return (Phase("train", 1.0),)
 
     def begin(self, phase: Phase) -> None:
-        """Called before each phase; may change what `trainable` says."""
+        """Called before each phase; may freeze and free tensors, as long as `trainable` names those of all phases."""
 
     def view(self, batch: Batch, rng: torch.Generator) -> Batch:
         """A training view of the batch (augmentation); the corruption has already happened."""
@@ -149,18 +150,23 @@ class Method:
 
     # What it leaves ---------------------------------------------------------------------------------------------
 
+    def kept(self) -> dict[str, Tensor]:
+        """What a state holds: the tensors that train, and all that the method added beside the backbone."""
+        added = {f"extra.{name}": tensor for name, tensor in self.extra.state_dict(keep_vars=True).items()}
+        return {**self.trainable(), **added}
+
     def state(self) -> State:
-        """A copy of everything training changed."""
-        return {name: p.detach().cpu().clone() for name, p in self.trainable().items()}
+        """A copy of everything that the backbone does not hold, frozen additions included."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.kept().items()}
 
     def load(self, state: State) -> None:
         """Take over a state of this method. Raises ConfigError if its tensors are not this method's."""
-        mine = self.trainable()
+        mine = self.kept()
         if set(mine) != set(state):
             odd = sorted(set(mine) ^ set(state))
             raise ConfigError(f"state does not belong to {self.card.name}: {', '.join(odd[:5])} differ")
-        for name, parameter in mine.items():
-            parameter.data = state[name].detach().clone().to(parameter.device, parameter.dtype)
+        for name, tensor in mine.items():
+            tensor.data = state[name].detach().clone().to(tensor.device, tensor.dtype)
 
     def export(self) -> CAVMAEFT | None:
         """A plain backbone with the same predictions, or None if the method cannot be merged into one."""
