@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# What can only be checked on a GPU: parity of the logits with the CPU, the costs of the four main methods at
+# cavmae-base, and a short training of each. Results go to leaderboards/gpu-<model>/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+methods=(full-finetune lora-qv adapter-houlsby prompt-the-missing)
+python=${PYTHON:-python3}
+batch=128
+
+usage() {
+  cat <<'TEXT'
+usage: scripts/gpu_checks.sh [OUT]
+
+Runs on a machine with a GPU and a python3 that has torch with CUDA; PYTHON=... names another interpreter.
+OUT is leaderboards/gpu-<model of the GPU> unless given. It will hold
+  environment.txt   driver, torch, packages
+  parity.json       largest difference of the logits, CPU against GPU, fp32 without TF32
+  profile.jsonl     costs of one training step at cavmae-base, batch 128, fp32 and bf16
+  suite.yaml, records/, tables/, plots/, README.md   a short training of each method on synthetic-av
+TEXT
+}
+
+if [[ "${1:-}" == "--help" || "${1:-}" == "-h" ]]; then usage; exit 0; fi
+
+if ! "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
+  echo "error: $python has no torch that sees a GPU; name another interpreter with PYTHON=" >&2
+  exit 2
+fi
+# The repository itself need not be installed; what it imports must be.
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+missing=$("$python" - <<'PY'
+import importlib.util
+
+MODULES = {
+    "timm": "timm", "peft": "peft", "loralib": "loralib", "torchaudio": "torchaudio", "torchvision": "torchvision",
+    "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn", "pandas": "pandas", "pyarrow": "pyarrow",
+    "seaborn": "seaborn", "matplotlib": "matplotlib", "PIL": "pillow", "soundfile": "soundfile",
+    "safetensors": "safetensors", "pydantic": "pydantic", "yaml": "pyyaml", "typer": "typer", "rich": "rich",
+    "jinja2": "jinja2", "platformdirs": "platformdirs", "pynvml": "nvidia-ml-py",
+}
+print(" ".join(package for module, package in MODULES.items() if importlib.util.find_spec(module) is None))
+PY
+)
+if [[ -n "$missing" ]]; then
+  echo "error: packages are missing: $python -m pip install -c constraints.txt $missing" >&2
+  exit 2
+fi
+
+model=$("$python" -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-").replace("/", "-"))')
+out=${1:-leaderboards/gpu-$model}
+results=runs/gpu-$model
+mkdir -p "$out"
+mmbench() { "$python" -m mmbench "$@"; }
+failed=0
+
+mmbench doctor >"$out/environment.txt" || true  # it also reports what does not matter here
+"$python" scripts/gpu_parity.py >"$out/parity.json" || { failed=1; echo "parity: see $out/parity.json" >&2; }
+
+: >"$out/profile.jsonl"
+for method in "${methods[@]}"; do
+  for precision in fp32 bf16; do
+    echo "profile: $method, $precision" >&2
+    mmbench profile "$method" --backbone cavmae-base --batch "$batch" --precision "$precision" --device cuda --json \
+      >>"$out/profile.jsonl" || failed=1
+  done
+done
+
+cat >"$out/suite.yaml" <<'YAML'
+# A short training of the main methods on a GPU: it shows that they run and what they cost, not which is better.
+name: gpu-checks
+title: Short training on a GPU
+datasets: [{name: synthetic-av, samples: 600}]
+backbones: [{name: cavmae-base, epochs: 3, lr: 1.0e-4, batch_size: 32}]
+cases: [paper]
+regimes: [mixed]
+seeds: [0]
+methods: [source, full-finetune, lora-qv, adapter-houlsby, prompt-the-missing]
+budget: {epochs: 2, batch_size: 128, micro_batch: 32, tuning_trials: 1, precision: bf16}
+YAML
+mmbench run "$out/suite.yaml" --out "$results" --device cuda || failed=1
+mmbench leaderboard "$results" --out "$out"
+echo "results in $out" >&2
+exit "$failed"
