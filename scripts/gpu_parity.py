@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from mmbench.backbone.cavmae import MODES, CAVMAEFT
+from mmbench.backbone.cavmae import CAVMAEFT, MODES
 from mmbench.backbone.config import preset
 from mmbench.profiling import random_batch
 
