@@ -168,9 +168,18 @@ def list_entries(
 
 @app.command()
 @guarded
-def show(name: str, plugin: PluginOption = None, json: JsonOption = False) -> None:
-    """Describe a method, corruption, case, data set, backbone or suite."""
+def show(
+    name: str,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write samples of a data set here.")] = None,
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Describe a method, corruption, case, data set, backbone or suite; with --out, write samples of a data set."""
     use_plugins(plugin)
+    if out is not None:
+        from mmbench.samples import write_dataset_samples
+
+        write_dataset_samples(name, out)
     from mmbench.listing import print_entry
 
     print_entry(name, json)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from mmbench.config import DataConfig, SplitConfig
 from mmbench.data.batch import Batch
-from mmbench.data.embedded import KINDS, SyntheticSource, synthetic_av, write_samples
+from mmbench.data.embedded import KINDS, SyntheticSource, synthetic_av
 from mmbench.data.features import fbank
 from mmbench.data.splits import split
 from mmbench.errors import ConfigError
 from mmbench.registry import datasets
+from mmbench.samples import write_samples
 
 
 def test_ten_classes_share_sounds_or_pictures_never_both() -> None:
@@ -84,7 +85,7 @@ def test_it_is_registered_and_refuses_what_only_files_have(tmp_path: Path) -> No
 
 
 def test_written_samples_can_be_seen_and_heard(tmp_path: Path) -> None:
-    write_samples(tmp_path, rows=2, image_size=16)
+    write_samples(SyntheticSource(40, seed=0), tmp_path, rows=2, image_size=16)
     assert (tmp_path / "pictures.png").stat().st_size > 1000
     assert len(list(tmp_path.glob("*.wav"))) == 20
 

@@ -7,12 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import soundfile
-from PIL import Image
-
 from mmbench.data.dice import VERSION, Dice
-from mmbench.data.features import SAMPLE_RATE
 from mmbench.data.source import Item, Pair, Skipped, fingerprint_of
 from mmbench.data.synthetic_picture import Light, picture
 from mmbench.data.synthetic_sound import Room, sound
@@ -104,17 +99,3 @@ def synthetic_av(config: DataConfig) -> SyntheticSource:
         if getattr(config, key) is not None:
             raise ConfigError(f"data set '{NAME}' is generated and takes no '{key}'; it knows samples, seed and split")
     return SyntheticSource(config.samples or DEFAULT_SAMPLES, config.seed)
-
-
-def write_samples(folder: Path, rows: int, image_size: int = 64, seed: int = 0) -> None:
-    """To look and listen: `rows` samples a class as .wav, and all pictures on one sheet, a column per class."""
-    source = SyntheticSource(rows * len(KINDS), seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    sheet = np.zeros((rows * image_size, len(KINDS) * image_size, 3), dtype=np.uint8)
-    for number, item in enumerate(source.items):
-        row, column = divmod(number, len(KINDS))
-        pair = source.read(item, image_size)
-        top, left = row * image_size, column * image_size
-        sheet[top : top + image_size, left : left + image_size] = pair.image
-        soundfile.write(folder / f"{item.id.replace('/', '-')}.wav", pair.wave, SAMPLE_RATE)
-    Image.fromarray(sheet).save(folder / "pictures.png")
