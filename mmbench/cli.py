@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import errno
-import functools
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
-from mmbench.errors import MMBenchError
-
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from mmbench.cli_common import (
+    FAILED,
+    INTERRUPTED,
+    DeviceOption,
+    JsonOption,
+    OutOption,
+    PluginOption,
+    QuietOption,
+    SetOption,
+    guarded,
+    use_plugins,
+)
+from mmbench.cli_parts import backbone_app, data_app, new_app
 
 app = typer.Typer(
     name="mmbench",
@@ -23,51 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Read data sets into stores.", no_args_is_help=True)
-backbone_app = typer.Typer(help="Build, import and inspect source models.", no_args_is_help=True)
-new_app = typer.Typer(help="Write skeletons.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(backbone_app, name="backbone")
 app.add_typer(new_app, name="new")
-
-Verb = TypeVar("Verb", bound=Callable[..., Any])
-PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="A .py file with methods or corruptions.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: budget.epochs=2")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; the GPU if there is one.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable lines on stdout.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.")]
-
-
-def guarded(verb: Verb) -> Verb:
-    """Errors a user can act on become one line and exit code 2; Ctrl-C becomes 130."""
-
-    @functools.wraps(verb)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return verb(*args, **kwargs)
-        except MMBenchError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(USAGE) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted; the same command resumes", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader (head, less) has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(OK) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-                raise
-            typer.echo(f"error: {error.strerror}: {error.filename}; free some space or choose another folder", err=True)
-            raise typer.Exit(USAGE) from None
-
-    return call  # type: ignore[return-value]
-
-
-def use_plugins(paths: list[Path] | None) -> None:
-    from mmbench import registry
-
-    registry.use_plugins(tuple(paths or ()))
 
 
 @app.callback()
@@ -149,7 +112,7 @@ def leaderboard(
     """Write tables and plots of the records in a folder, and print the tables."""
     from mmbench.publish import publish
 
-    publish(folder, out or folder / "board", None if quiet else fmt)
+    publish(folder, out, None if quiet else fmt)
 
 
 @app.command("ls")
@@ -226,73 +189,20 @@ def doctor(json: JsonOption = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@data_app.command("prepare")
+@app.command()
 @guarded
-def data_prepare(
-    suite: Path, overrides: SetOption = None, plugin: PluginOption = None, quiet: QuietOption = False
-) -> None:
-    """Read every data set of a suite into its store, ahead of a run."""
+def check(name: Annotated[str, typer.Argument(help="A method.")], plugin: PluginOption = None) -> None:
+    """Run the conformance suite on a method, as the tests do on every built-in one."""
     use_plugins(plugin)
-    from mmbench.runner import prepare_command
+    from mmbench.conformance import check_method
 
-    prepare_command(suite, tuple(overrides or ()), quiet)
-
-
-@data_app.command("check")
-@guarded
-def data_check(suite: Path, overrides: SetOption = None, plugin: PluginOption = None) -> None:
-    """Verify the checksums of a suite's stores and describe the splits."""
-    use_plugins(plugin)
-    from mmbench.runner import check_command
-
-    check_command(suite, tuple(overrides or ()))
-
-
-@backbone_app.command("build")
-@guarded
-def backbone_build(
-    suite: Path,
-    out: OutOption = None,
-    overrides: SetOption = None,
-    device: DeviceOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Fine-tune the source models of a suite on their clean data (into the cache, or into --out)."""
-    from mmbench.backbones import build_command
-
-    build_command(suite, out, tuple(overrides or ()), device, quiet)
-
-
-@backbone_app.command("import")
-@guarded
-def backbone_import(
-    checkpoint: Annotated[Path, typer.Argument(help="An official fine-tuned CAV-MAE checkpoint (.pth).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
-    classes: Annotated[int | None, typer.Option(min=2, help="Classes of its head; read from it unless given.")] = None,
-    backbone: Annotated[str, typer.Option(help="A preset of the checkpoint's size.")] = "cavmae-base",
-) -> None:
-    """Turn an official checkpoint into a backbone folder."""
-    from mmbench.backbones import import_command
-
-    import_command(checkpoint, out, classes, backbone)
-
-
-@backbone_app.command("info")
-@guarded
-def backbone_info(path: Annotated[Path, typer.Argument(help="A backbone folder or an official checkpoint.")]) -> None:
-    """Describe a backbone folder or a checkpoint."""
-    from mmbench.backbones import info_command
-
-    info_command(path)
-
-
-@new_app.command("method")
-@guarded
-def new_method(name: str, out: Annotated[Path, typer.Option("--out", "-o")] = Path()) -> None:
-    """Write the skeleton of a method: a file that runs as it is, for --plugin or for methods/."""
-    from mmbench.scaffold import write_method
-
-    typer.echo(str(write_method(name, out)))
+    findings = check_method(name)
+    for finding in findings:
+        typer.echo(
+            f"{'ok  ' if finding.ok else 'FAIL'} {finding.check}{': ' if finding.message else ''}{finding.message}"
+        )
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(FAILED)
 
 
 def main() -> None:

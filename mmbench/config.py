@@ -206,6 +206,11 @@ def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
         raise ConfigError(f"suite {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"suite {path} must be a mapping of keys, not {type(content).__name__}")
+    return suite_of(content, overrides, path)
+
+
+def suite_of(content: dict[str, Any], overrides: tuple[str, ...], path: Path | None = None) -> Suite:
+    """A suite given as plain data, with `key=value` overrides put in place."""
     for override in overrides:
         _override(content, override)
     return parse_suite(content, path)
@@ -235,15 +240,17 @@ def _override(content: dict[str, Any], text: str) -> None:
     if not separator or not key:
         raise ConfigError(f"--set takes key=value, got '{text}'")
     *parents, last = key.split(".")
-    target = content
-    for parent in parents:
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {text}: '{parent}' is not a mapping in this suite")
+    target: Any = content
     try:
-        target[last] = yaml.safe_load(value)
+        for parent in parents:
+            target = target[int(parent)] if isinstance(target, list) else target.setdefault(parent, {})
+        target[int(last) if isinstance(target, list) else last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {text}: the value is not valid YAML") from None
+    except (AttributeError, TypeError, ValueError, IndexError):
+        raise ConfigError(
+            f"--set {text}: the suite has no such place; lists take numbers, datasets.0.root=..."
+        ) from None
 
 
 def _resolve(suite: Suite, folder: Path) -> Suite:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mmbench.config import Suite, load_suite
+from mmbench.config import Suite, load_suite, suite_of
 from mmbench.errors import ConfigError
 from mmbench.records import Status
 from mmbench.suites.shipped import shipped_suite
@@ -45,7 +46,11 @@ class RunRequest:
 
 
 def read_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
-    """A suite file, or a shipped suite by its name."""
+    """A suite file, a shipped suite by its name, or a folder of pairs as a suite of its own."""
+    if path.is_dir():
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip(".-") or "folder"
+        pairs = {"name": "folder-pairs", "label": path.resolve().name, "root": str(path.resolve())}
+        return suite_of({"name": name, "datasets": [pairs], "methods": ["source"]}, overrides)
     return load_suite(path if path.suffix in (".yaml", ".yml") else shipped_suite(str(path)), overrides)
 
 

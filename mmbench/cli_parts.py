@@ -1,0 +1,85 @@
+"""Verbs that come in groups: `data`, `backbone` and `new`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbench.cli_common import DeviceOption, OutOption, PluginOption, QuietOption, SetOption, guarded, use_plugins
+
+SuiteOrFolder = Annotated[Path, typer.Argument(help="A suite file, or a folder of pairs.")]
+
+data_app = typer.Typer(help="Read data sets into stores.", no_args_is_help=True)
+backbone_app = typer.Typer(help="Build, import and inspect source models.", no_args_is_help=True)
+new_app = typer.Typer(help="Write skeletons.", no_args_is_help=True)
+
+
+@data_app.command("prepare")
+@guarded
+def data_prepare(
+    suite: SuiteOrFolder, overrides: SetOption = None, plugin: PluginOption = None, quiet: QuietOption = False
+) -> None:
+    """Read every data set of a suite into its store, ahead of a run."""
+    use_plugins(plugin)
+    from mmbench.runner import prepare_command
+
+    prepare_command(suite, tuple(overrides or ()), quiet)
+
+
+@data_app.command("check")
+@guarded
+def data_check(suite: SuiteOrFolder, overrides: SetOption = None, plugin: PluginOption = None) -> None:
+    """Verify the checksums of a suite's stores and describe the splits."""
+    use_plugins(plugin)
+    from mmbench.runner import check_command
+
+    check_command(suite, tuple(overrides or ()))
+
+
+@backbone_app.command("build")
+@guarded
+def backbone_build(
+    suite: Path,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    device: DeviceOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Fine-tune the source models of a suite on their clean data (into the cache, or into --out)."""
+    from mmbench.backbones import build_command
+
+    build_command(suite, out, tuple(overrides or ()), device, quiet)
+
+
+@backbone_app.command("import")
+@guarded
+def backbone_import(
+    checkpoint: Annotated[Path, typer.Argument(help="An official fine-tuned CAV-MAE checkpoint (.pth).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    classes: Annotated[int | None, typer.Option(min=2, help="Classes of its head; read from it unless given.")] = None,
+    backbone: Annotated[str, typer.Option(help="A preset of the checkpoint's size.")] = "cavmae-base",
+) -> None:
+    """Turn an official checkpoint into a backbone folder."""
+    from mmbench.backbones import import_command
+
+    import_command(checkpoint, out, classes, backbone)
+
+
+@backbone_app.command("info")
+@guarded
+def backbone_info(path: Annotated[Path, typer.Argument(help="A backbone folder or an official checkpoint.")]) -> None:
+    """Describe a backbone folder or a checkpoint."""
+    from mmbench.backbones import info_command
+
+    info_command(path)
+
+
+@new_app.command("method")
+@guarded
+def new_method(name: str, out: Annotated[Path, typer.Option("--out", "-o")] = Path()) -> None:
+    """Write the skeleton of a method: a file that runs as it is, for --plugin or for methods/."""
+    from mmbench.scaffold import write_method
+
+    typer.echo(str(write_method(name, out)))
