@@ -13,6 +13,16 @@ from mmbench import registry
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for all tests, so that stores and source models are built once."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMBENCH_CACHE", str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield folder
+
+
 @pytest.fixture
 def use_plugin(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Write a plugin file and register it for the length of the test."""
