@@ -6,10 +6,12 @@ resumes after any interruption, and two sweeps on one folder share the work.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,6 +117,25 @@ def reading(listen: Listener, title: str) -> Progress:
 
 def run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener = lambda event: None) -> SweepResult:
     """Run what is missing; raises MMBenchError if the folder cannot be used or the data cannot be prepared."""
+    with _interruptible():
+        return _run_suite(suite, out, options, listen)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends a sweep as Ctrl-C does, so that no worker outlives it."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener) -> SweepResult:
     _open_folder(out, suite)
     planned = plan(suite, out, options.device, listen)
     folders = _write_specs(planned)
