@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -63,27 +60,13 @@ def run_command(request: RunRequest, quiet: bool, as_json: bool) -> Any:
 
     options = SweepOptions(pick_device(request.device), request.workers, request.limit, retry)
     out = request.out or Path("runs") / suite.name
-    with make_listener(quiet, as_json) as listener, ending_on_sigterm():
+    with make_listener(quiet, as_json) as listener:
         result = run_suite(suite, out, options, listener)
     if not quiet and not as_json:
         words = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
         left = f", {result.left} not run" if result.left else ""
         Console(stderr=True).print(f"{suite.name}: {words or 'nothing run'}{left}; records in {out}", soft_wrap=True)
     return result
-
-
-@contextlib.contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does: workers are asked to stop and give back their trials."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def dry_run_suite(request: RunRequest, as_json: bool) -> None:
