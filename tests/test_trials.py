@@ -1,0 +1,73 @@
+"""A trial's spec: it survives the disk, its cases come back whole, its folder's name is safe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbench.cases import named_cases, parse_case
+from mmbench.config import parse_suite
+from mmbench.errors import ConfigError
+from mmbench.trials import Digests, Trial, case_data, make_trial, read_trial, rows
+
+FOLDERS = {"backbone": Path("/models/b"), "store": Path("/stores/s")}
+SUITE: dict[str, Any] = {"name": "s", "methods": ["lora-qv"], "regimes": ["casewise"], "seeds": [3]}
+
+
+def trial(**changes: Any) -> Trial:
+    suite = parse_suite({**SUITE, **changes})
+    return make_trial(rows(suite)[0], suite, Digests("data", "backbone"), FOLDERS)
+
+
+def test_a_spec_read_back_is_the_trial(tmp_path: Path) -> None:
+    written = trial(budget={"epochs": 2.5, "memory_cap_gib": 0.25})
+    (tmp_path / "spec.json").write_text(written.model_dump_json())
+    assert read_trial(tmp_path) == written
+
+
+@pytest.mark.parametrize("name", sorted(named_cases()))
+def test_every_case_survives_as_plain_data(name: str) -> None:
+    case = named_cases()[name]
+    assert parse_case(case_data(case)) == case
+
+
+def test_sets_are_expanded_and_training_cases_default_to_the_test_cases() -> None:
+    made = trial(cases=["missing"])
+    assert [case.name for case in made.parsed_cases()] == ["missing-audio", "missing-vision"]
+    assert made.parsed_train_cases() == made.parsed_cases()
+    apart = trial(cases=["missing"], train_cases=["complete"])
+    assert [case.name for case in apart.parsed_train_cases()] == ["complete"]
+
+
+def test_the_id_is_a_safe_and_readable_folder_name() -> None:
+    made = trial()
+    assert re.fullmatch(r"lora-qv-casewise-s3-[0-9a-f]{12}", made.id)
+    assert trial(methods=["source"]).id.startswith("source-frozen-s3-")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"train_cases": ["missing"]}, {}, False),
+        ({"regimes": ["clean"], "train_cases": ["missing"]}, {"regimes": ["clean"]}, True),  # it never sees them
+        ({"tracks": ["blind", "informed"]}, {"tracks": ["informed", "blind"]}, True),
+        ({"tracks": ["blind"]}, {}, False),
+        ({"budget": {"optim": {"weight_decay": 0.5}}}, {}, False),
+        ({"title": "other", "note": "other"}, {}, True),
+        ({"methods": [{"name": "lora-qv", "label": "mine"}]}, {}, True),
+        ({"datasets": [{"name": "synthetic-av", "label": "mine"}]}, {}, True),
+        ({"datasets": [{"name": "synthetic-av", "split": {"seed": 4}}]}, {}, False),
+    ],
+)
+def test_the_id_follows_what_is_run(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    assert (trial(**one).id == trial(**other).id) == same
+
+
+def test_a_spec_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    text = trial().model_dump_json().replace('"seed":3', '"seed":3,"sed":4', 1)
+    (tmp_path / "spec.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"spec\.json is not a trial: sed: Extra inputs"):
+        read_trial(tmp_path)
