@@ -220,6 +220,8 @@ def _train(desk: Desk) -> tuple[Fitted, tuple[TuningTrial, ...], StepCounts | No
     desk.peaks.reset()
     if not desk.method.card.trains:
         return Fitted({SINGLE: desk.method.state()}, Ledger()), (), None, None, None
+    if not desk.method.trainable():
+        raise RefusedError(f"{trial.method.name} trains the head only, which budget.train_head: false keeps frozen")
     counts = count_step(desk.method, desk.data, desk.train_cases(), bench)
     micro_batch = fit_micro_batch(counts, bench)
     job = Job(desk.train_cases(), desk.casewise, 0.0, _samples(trial, desk.data), trial.seed, micro_batch)
