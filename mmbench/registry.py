@@ -24,6 +24,7 @@ from mmbench.errors import ConfigError, UnknownNameError
 Card = TypeVar("Card", MethodCard, CorruptionCard, DatasetCard)
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
+KINDS = ("method", "corruption", "dataset")
 ROOT = Path(__file__).resolve().parent.parent
 _loaded: dict[tuple[str, str], Any] = {}  # (kind, name) -> class or function, filled by the decorators on import
 _plugins: list[Path] = []
@@ -60,10 +61,10 @@ class Registry(Generic[Card]):
         self.broken: list[Broken] = []
         self._make: Callable[..., Card] = make
         self._entries: dict[str, Entry[Card]] = {}
-        for path in sorted(folder.glob("*.py")):
-            if path.name != "__init__.py":
-                module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-                self._add(Origin("mmbench", module, path))
+        self._built_in = {path for path in folder.glob("*.py") if path.name != "__init__.py"}
+        for path in sorted(self._built_in):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            self._add(Origin("mmbench", module, path))
         for point in entry_points(group=f"mmbench.{kind}s"):
             self._add_entry_point(point)
         for path in _plugins:
@@ -94,7 +95,7 @@ class Registry(Generic[Card]):
             spec = importlib.util.find_spec(point.module)
             if spec is None or spec.origin is None:
                 raise ConfigError(f"no module '{point.module}'")
-            if Path(spec.origin).resolve().parent.parent != ROOT:  # ours are already in by folder
+            if Path(spec.origin).resolve() not in self._built_in:
                 self._add(Origin(label, point.module, Path(spec.origin)))
         except Exception as error:
             self.broken.append(Broken(f"{label}: {point.name}", f"{type(error).__name__}: {error}"))
@@ -178,6 +179,13 @@ def use_plugins(paths: tuple[Path, ...]) -> None:
             _plugins.append(resolved)
     for cached in (methods, corruptions, datasets):
         cached.cache_clear()
+
+
+def check_plugins() -> None:
+    """Raise ConfigError for a `--plugin` file that registers nothing, which otherwise would go unnoticed."""
+    for path in _plugins:
+        if not any(True for kind in KINDS for _ in _decorated(path, kind)):
+            raise ConfigError(f"plugin {path} registers nothing; it needs a top-level @method(...) or @corruption(...)")
 
 
 def plugins() -> tuple[Path, ...]:

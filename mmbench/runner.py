@@ -48,6 +48,8 @@ def read_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip(".-") or "folder"
         pairs = {"name": "folder-pairs", "label": path.resolve().name, "root": str(path.resolve())}
         return suite_of({"name": name, "datasets": [pairs], "methods": ["source"]}, overrides)
+    if path.is_file() and path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{path} is no suite: a suite's file ends in .yaml")
     return load_suite(path if path.suffix in (".yaml", ".yml") else shipped_suite(str(path)), overrides)
 
 
@@ -55,6 +57,7 @@ def run_command(request: RunRequest, quiet: bool, as_json: bool) -> Any:
     """Run a suite with progress; returns the SweepResult."""
     suite = read_suite(request.suite, request.overrides)
     retry = request.statuses()
+    rows(suite)  # unknown names end here, before anything heavy is imported or built
     from mmbench.bench import pick_device
     from mmbench.sweep import SweepOptions, run_suite
 
@@ -95,8 +98,8 @@ def _cost_words(suite: Suite, trained: int) -> str:
     budget = suite.budget
     tuning = budget.tuning_trials * budget.tuning_share if budget.tuning_trials > 1 else 0.0
     each = f"{budget.samples} samples" if budget.samples else f"{budget.epochs:g} epochs"
-    total = f"{trained} trained trials x {each}, plus {tuning:.2g} times that for tuning"
-    return f"cost: {total}; batch {budget.batch_size}, {budget.precision}"
+    search = f", plus {tuning:.2g} times that for tuning" if tuning else ""
+    return f"cost: {trained} trained trials x {each}{search}; batch {budget.batch_size}, {budget.precision}"
 
 
 def prepare_command(suite_path: Path, overrides: tuple[str, ...], quiet: bool) -> None:
