@@ -54,3 +54,4 @@ def use_plugins(paths: list[Path] | None) -> None:
     from mmbench import registry
 
     registry.use_plugins(tuple(paths or ()))
+    registry.check_plugins()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmbench.cards import Track
-from mmbench.errors import ConfigError
+from mmbench.errors import ConfigError, near_words
 
 Regime = Literal["clean", "mixed", "casewise"]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SplitConfig(Config):
@@ -60,6 +61,11 @@ class DataConfig(Config):
     @property
     def title(self) -> str:
         return self.label or self.name
+
+    def split_facts(self) -> dict[str, Any]:
+        """What decides, beside the samples, which of them are in which split; enters every digest built on it."""
+        groups = {} if self.group_pattern is None else {"group_pattern": self.group_pattern}
+        return {**self.split.model_dump(), **groups}
 
 
 class OptimConfig(Config):
@@ -123,7 +129,7 @@ class MethodSpec(Config):
 
     name: str
     label: str | None = None
-    regimes: tuple[Regime, ...] | None = None
+    regimes: tuple[Regime, ...] | None = Field(default=None, min_length=1)
     """Regimes of this method only; the suite's unless given."""
     options: Mapping[str, Any] = Field(default_factory=dict)
 
@@ -139,15 +145,15 @@ class Suite(Config):
     title: str = ""
     note: str = ""
     methods: tuple[MethodSpec, ...] = Field(min_length=1)
-    regimes: tuple[Regime, ...] = ("clean", "mixed")
+    regimes: tuple[Regime, ...] = Field(default=("clean", "mixed"), min_length=1)
     cases: tuple[Any, ...] = Field(default=("paper",), min_length=1)
     """Case names, set names, or cases written out; parsed by mmbench.cases."""
-    train_cases: tuple[Any, ...] | None = None
+    train_cases: tuple[Any, ...] | None = Field(default=None, min_length=1)
     """Cases seen in `mixed` and `casewise` training; those of `cases` unless given."""
-    tracks: tuple[Track, ...] = ("informed", "avail", "blind")
+    tracks: tuple[Track, ...] = Field(default=("informed", "avail", "blind"), min_length=1)
     datasets: tuple[DataConfig, ...] = Field((DataConfig(name="synthetic-av"),), min_length=1)
     backbones: tuple[BackboneSpec, ...] = Field(default=(BackboneSpec(),), min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     budget: Budget = Budget()
 
     @field_validator("methods", mode="before")
@@ -225,14 +231,36 @@ def parse_suite(content: Mapping[str, Any], path: Path | None = None) -> Suite:
     return _resolve(suite, path.resolve().parent if path else Path.cwd())
 
 
+SECTIONS: Mapping[object, type[Config]] = {
+    "methods": MethodSpec,
+    "datasets": DataConfig,
+    "split": SplitConfig,
+    "backbones": BackboneSpec,
+    "budget": Budget,
+    "optim": OptimConfig,
+}
+
+
 def explain(error: ValidationError) -> str:
-    """Pydantic's findings as one line each: where, what, and the value that was given."""
+    """Pydantic's findings in one line: where, what, the value that was given, and near keys."""
     lines = []
+    places = [found["loc"] for found in error.errors()]
     for found in error.errors():
-        where = ".".join(str(part) for part in found["loc"]) or "file"
+        loc = found["loc"]
+        if found["type"] == "too_short" and any(loc == place[: len(loc)] != place for place in places):
+            continue  # the list looks empty only because its entries are wrong
+        where = ".".join(str(part) for part in loc) or "file"
         given = "" if found["type"] in ("missing", "value_error") else f" (got {found['input']!r:.80})"
-        lines.append(f"{where}: {found['msg']}{given}")
+        what = found["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
+        hint = f"; {_near_keys(loc)}" if found["type"] == "extra_forbidden" else ""
+        lines.append(f"{where}: {what}{given}{hint}")
     return "; ".join(lines)
+
+
+def _near_keys(place: tuple[int | str, ...]) -> str:
+    """Near or known keys of the section that a place lies in."""
+    sections = [SECTIONS[part] for part in place[:-1] if part in SECTIONS]
+    return near_words(str(place[-1]), (sections or [Suite])[-1].model_fields)
 
 
 def _override(content: dict[str, Any], text: str) -> None:

@@ -57,8 +57,8 @@ def _gpu_memory(device: torch.device) -> Finding:
 def _cache(folder: Path) -> Finding:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    if not os.access(existing, os.W_OK):
-        return Finding("cache", str(folder), False, "not writable; set MMBENCH_CACHE to another folder")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return Finding("cache", str(folder), False, "no folder one can write to; set MMBENCH_CACHE to another folder")
     advice = "little space left; set MMBENCH_CACHE to another disk" if free < LOW_DISK_BYTES else ""
     return Finding("cache", f"{folder}, {free / 2**30:.1f} GiB free", free >= LOW_DISK_BYTES, advice)
 

@@ -18,10 +18,14 @@ class UnknownNameError(ConfigError):
     """A name that no registry holds; the message offers the nearest known ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
-        super().__init__(f"no {kind} '{name}'; {hint}")
+        super().__init__(f"no {kind} '{name}'; {near_words(name, known)}")
+
+
+def near_words(name: str, known: Iterable[str]) -> str:
+    """The known names nearest to one that is not among them; all of them where none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
 
 
 class DataError(MMBenchError):

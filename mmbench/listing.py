@@ -58,7 +58,9 @@ def case_words(case: Case) -> str:
     parts = [f"{modality}: {what}" for modality, what in (("audio", case.audio), ("vision", case.vision)) if what]
     if case.missing:
         gone = case.missing.which if case.missing.which != "mixed" else "audio or vision"
-        parts.append(f"{gone} missing for {case.missing.rate:.0%} of the samples")
+        fills = {"audio": case.missing.audio_fill, "vision": case.missing.vision_fill}
+        stand_in = fills.get(case.missing.which) or " or ".join(fills.values())
+        parts.append(f"{gone} missing for {case.missing.rate:.0%} of the samples, {stand_in} in its place")
     return "; ".join(parts) or "clean audio and vision"
 
 
@@ -169,10 +171,12 @@ def describe(name: str) -> dict[str, Any]:
             return {"kind": kind, **asdict(found.card(name)), "from": found.entry(name).origin.label}
     if name in named_cases():
         return {"kind": "case", "name": name, "what": case_words(named_cases()[name])}
+    if name in named_sets():
+        return {"kind": "set of cases", "name": name, "cases": named_sets()[name]}
     if name in PRESETS:
         return {"kind": "backbone", **PRESETS[name].to_dict()}
     paths = {path.stem: path for path in shipped_suites()}
     if name in paths:
         return {"kind": "suite", "name": name, "content": "\n" + paths[name].read_text(encoding="utf-8")}
     everything = [n for found in kinds.values() for n in found.names()]
-    raise UnknownNameError("entry", name, [*everything, *named_cases(), *PRESETS, *paths])
+    raise UnknownNameError("entry", name, [*everything, *named_cases(), *named_sets(), *PRESETS, *paths])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 
+from mmbench import registry
 from mmbench.errors import ConfigError
 from mmbench.records import write_atomic
 
@@ -55,6 +57,8 @@ def write_method(name: str, out: Path) -> Path:
     """Write the skeleton into the folder `out`; raises ConfigError if the name does not do or the file is there."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise ConfigError(f"'{name}' does not do as a name; use lower-case words joined by '-', like lora-qv")
+    if name in registry.methods().names() or keyword.iskeyword(name):
+        raise ConfigError(f"'{name}' is taken; choose another name")
     path = out / f"{name.replace('-', '_')}.py"
     if path.exists():
         raise ConfigError(f"{path} is there already; choose another name or folder")

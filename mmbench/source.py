@@ -16,6 +16,7 @@ from mmbench.cards import MethodCard
 from mmbench.cases import Case
 from mmbench.claims import claimed
 from mmbench.config import BackboneSpec, Budget, DataConfig, OptimConfig
+from mmbench.errors import CheckpointError
 from mmbench.feed import TrialData, seed_from
 from mmbench.meter import Clock
 from mmbench.method import Method, Recipe
@@ -43,6 +44,8 @@ class CleanTraining(Method):
 
 def source_folder(spec: BackboneSpec, dataset: DataConfig, data: TrialData) -> Path:
     """Where the source model of this spec on this data is cached."""
+    if spec.init and not spec.init.is_file():
+        raise CheckpointError(f"no checkpoint file '{spec.init}'; check 'init' of backbone {spec.name}")
     content = {
         "recipe": RECIPE,
         "config": model_config(spec, len(data.store.classes)).to_dict(),
@@ -51,7 +54,7 @@ def source_folder(spec: BackboneSpec, dataset: DataConfig, data: TrialData) -> P
         "batch": spec.batch_size,
         "init": hashlib.sha256(spec.init.read_bytes()).hexdigest() if spec.init else None,
         "data": data.store.digest,
-        "split": dataset.split.model_dump(),
+        "split": dataset.split_facts(),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / "backbones" / f"{spec.name}-{dataset.name}-{digest}"

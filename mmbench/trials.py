@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mmbench import registry
+from mmbench.backbone.config import preset
 from mmbench.cards import MethodCard, Track
 from mmbench.cases import Case, parse_case, parse_cases
 from mmbench.config import BackboneSpec, Budget, Config, DataConfig, MethodSpec, Regime, Suite, explain
@@ -82,6 +83,8 @@ def rows(suite: Suite) -> tuple[Row, ...]:
     for dataset in suite.datasets:
         registry.datasets().card(dataset.name)
         for backbone in suite.backbones:
+            if backbone.path is None:
+                preset(backbone.name)
             for method in suite.methods:
                 card = registry.methods().card(method.name)
                 resolve_options(card, method.options)
@@ -130,7 +133,7 @@ def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
         "plugin": registry.file_digest(origin.path) if origin.label != "mmbench" else None,
         "regime": trial.regime,
         "data": digests.data,
-        "split": trial.dataset.split.model_dump(),
+        "split": trial.dataset.split_facts(),
         "backbone": digests.backbone,
         "seed": trial.seed,
         "cases": trial.cases,
