@@ -91,7 +91,7 @@ def fit_micro_batch(counts: StepCounts, bench: Bench) -> int:
     while counts.state(micro_batch).total_bytes > cap_gib * 2**30:
         if micro_batch == 1:
             need_gib = counts.state(1).total_bytes / 2**30
-            raise DoesNotFitError(f"one sample needs {need_gib:.2f} GiB of training state, the cap is {cap_gib:g} GiB")
+            raise DoesNotFitError(f"one sample needs {need_gib:.2g} GiB of training state, the cap is {cap_gib:g} GiB")
         micro_batch = max(1, micro_batch // 2)
     return micro_batch
 

@@ -268,3 +268,15 @@ def test_a_failed_write_keeps_the_old_backbone(tmp_path: Path, monkeypatch: pyte
         save_backbone(model_of(seed=1), tmp_path, {})
     assert backbone_digest(load_backbone(tmp_path)[0]) == backbone_digest(model_of())
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_with_code_in_it_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (print, ("ran",))
+
+    path = tmp_path / "model.pth"
+    torch.save({"weight": Code()}, path)
+    with pytest.raises(CheckpointError, match="holds code beside its tensors, which is never run") as caught:
+        read_state(path)
+    assert "weights_only" not in str(caught.value)

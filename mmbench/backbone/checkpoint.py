@@ -59,6 +59,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken files raise whatever their first bad byte leads to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if reason.startswith("Weights only"):  # torch's words recommend to load the file whatever it holds
+            reason = "it is no PyTorch file, or holds code beside its tensors, which is never run"
         raise CheckpointError(f"cannot read checkpoint '{path}': {reason}; fetch or save the file again") from error
     return _checked_state(loaded, path)
 

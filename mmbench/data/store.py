@@ -193,7 +193,7 @@ def build_store(
             if not (folder / INDEX).is_file():
                 _build(order, folder, clean_first=alone)
     except OSError as error:
-        way_out = "free space or name another cache folder"
+        way_out = "free space or name another folder in MMBENCH_CACHE"
         raise DataError(f"cannot write the store {folder}: {error.strerror or error}; {way_out}") from error
     store = open_store(folder)
     refuse(store.skipped)

@@ -71,7 +71,7 @@ def select(records: Sequence[TrialRecord], dataset: str, backbone: str) -> Selec
 def name_of(record: TrialRecord) -> str:
     """A trial as a reader knows it."""
     regime = "" if record.trial.regime == "none" else f"{record.trial.regime}, "
-    return f"{record.trial.title} ({regime}seed {record.trial.seed}, trial {record.trial.id[:12]})"
+    return f"{record.trial.title} ({regime}seed {record.trial.seed}, trial {record.trial.id})"
 
 
 def _json(value: Any) -> str:
