@@ -53,8 +53,6 @@ class Prompts(Method):
         position = self.fixed_position or self.options["position"]
         if position not in POSITIONS:
             raise ConfigError(f"option position must be one of {', '.join(POSITIONS)}; got '{position}'")
-        if self.options["length"] < 1:
-            raise ConfigError(f"option length must be at least 1 token; got {self.options['length']}")
         if position != "input":
             self._check_fusion()
         shape = (self.options["length"], self.net.config.embed_dim)
@@ -140,7 +138,7 @@ class PromptAttention(Prompts):
     family="prompt",
     reference="control row of this suite",
     year=2026,
-    memory="M1",
+    memory="M0",
     lr_range=(3e-4, 3e-2),
     identity_at_start=False,
     options={"length": 16},

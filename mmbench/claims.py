@@ -64,13 +64,20 @@ def _take(folder: Path) -> str | None:
 
 
 def _remove_stale(path: Path) -> None:
-    """Rename before removing: of two processes that find the same stale claim, one wins and the other sees it gone."""
-    aside = path.with_name(f".{CLAIM}.{uuid.uuid4().hex[:8]}")
-    with contextlib.suppress(OSError):
-        path.rename(aside)
-        if not _is_stale(aside):  # it was renewed in between: put it back, unless a newer one stands there
-            os.link(aside, path)
-        aside.unlink()
+    """Remove a stale claim, one process at a time, and only if it is still stale once it is this one's turn."""
+    turn = path.with_name(f".{CLAIM}.takeover")
+    try:
+        os.close(os.open(turn, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        with contextlib.suppress(OSError):  # left behind by a process that was killed in the few lines below
+            if time.time() - turn.stat().st_mtime > HEARTBEAT_SECONDS:
+                turn.unlink()
+        return
+    try:
+        if _is_stale(path):
+            path.unlink(missing_ok=True)
+    finally:
+        turn.unlink(missing_ok=True)
 
 
 def _is_stale(path: Path) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.backbone.cavmae import count_parameters
 from mmbench.bench import Bench
@@ -14,10 +13,10 @@ from mmbench.cases import Case
 from mmbench.data.batch import Batch
 from mmbench.errors import DoesNotFitError
 from mmbench.feed import TrainFeed, TrialData
-from mmbench.meter import Probe, probe_step
+from mmbench.meter import Probe, flop_counter, probe_step
 from mmbench.method import Method
 from mmbench.records import Costs, PeakMemory, TrainingState
-from mmbench.train import Fitted
+from mmbench.train import Fitted, out_of_memory
 
 PROBE_BATCH = 4
 """Samples of the counting pass; activations grow linearly with them, apart from a constant that is measured too."""
@@ -57,7 +56,12 @@ def count_step(method: Method, data: TrialData, cases: tuple[Case, ...], bench: 
     """Count one training step of a method without changing it."""
     feed = TrainFeed(data, PROBE_SEED, cases[:1])
     batch = feed.load(0, data.splits.train[:PROBE_BATCH]).to(bench.device)
-    return count_batch(method, batch, bench)
+    try:
+        return count_batch(method, batch, bench)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    return count_batch(method, batch.select([0, 1]), bench)
 
 
 def count_batch(method: Method, batch: Batch, bench: Bench) -> StepCounts:
@@ -73,7 +77,7 @@ def count_batch(method: Method, batch: Batch, bench: Bench) -> StepCounts:
 
     one, many = probe(batch.select([0])), probe(batch)
     slope = (many.state.activations_bytes - one.state.activations_bytes) / (len(batch) - 1)
-    with torch.no_grad(), bench.autocast(), FlopCounterMode(display=False) as flops:
+    with torch.no_grad(), bench.autocast(), flop_counter() as flops:
         method.predict(batch)
     return StepCounts(many, slope, one.state.activations_bytes - slope, flops.get_total_flops() / len(batch))
 

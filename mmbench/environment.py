@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,8 @@ import torch
 from mmbench import registry
 from mmbench.records import Environment
 
+WORKERS = "MMBENCH_WORKERS"
+"""Set by a sweep for its workers: how many of them share the machine."""
 PACKAGES = ("mmbench", "torch", "torchvision", "torchaudio", "timm", "peft", "loralib", "numpy", "scipy", "pandas")
 
 
@@ -26,6 +29,7 @@ def environment(device: torch.device) -> Environment:
         device=device_name(device),
         device_kind="cuda" if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
+        workers=int(os.environ[WORKERS]) if os.environ.get(WORKERS, "").isdigit() else None,
         packages={name: found for name in PACKAGES if (found := package_version(name))},
         commit=commit,
         dirty=dirty,

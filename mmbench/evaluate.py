@@ -16,7 +16,7 @@ from mmbench.bench import Bench
 from mmbench.cards import Track
 from mmbench.cases import Case
 from mmbench.data.batch import Batch
-from mmbench.errors import DoesNotFitError
+from mmbench.errors import DivergedError, DoesNotFitError
 from mmbench.feed import EvalFeed, TrialData, blank
 from mmbench.method import Method, State
 from mmbench.pipeline import SetDigest
@@ -55,9 +55,9 @@ def tracks_of(method: Method, casewise: bool, offered: Sequence[Track]) -> tuple
     least of those it may enter: what it is not told cannot change its prediction there.
     """
     order: tuple[Track, ...] = ("blind", "avail", "informed")
-    if casewise:
-        return tuple(track for track in ("blind", "informed") if track in offered)
     allowed = [track for track in order if method.card.needs.allowed_on(track)]
+    if casewise:
+        return tuple(track for track in ("blind", "informed") if track in allowed and track in offered)
     enterable = any(track in offered for track in allowed)
     return (allowed[0],) if enterable else ()
 
@@ -106,11 +106,14 @@ def _predict_case(states: _Switcher, feed: EvalFeed, tracks: Sequence[Track], be
 def _predict(states: _Switcher, batch: Batch, case: Case, track: Track, bench: Bench) -> Tensor:
     try:
         with bench.autocast():
-            return states.predict(batch, case, track).float().cpu()
+            logits = states.predict(batch, case, track).float().cpu()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         raise DoesNotFitError(f"prediction of {len(batch)} samples does not fit; lower budget.eval_batch") from None
+    if not torch.isfinite(logits).all():
+        raise DivergedError(f"predictions under {case.name} are not finite; lower the range of learning rates")
+    return logits
 
 
 class _Switcher:

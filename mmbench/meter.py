@@ -12,7 +12,7 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mmbench.records import PeakMemory, PhaseSeconds, TrainingState
 
@@ -79,21 +79,26 @@ class PeakMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._resident_is_ours = False
 
     def reset(self) -> None:
         """Start a new phase. On Linux the kernel's resident high-water mark is reset too."""
         if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # what an earlier phase reserved is not this phase's
             torch.cuda.reset_peak_memory_stats(self._device)
-        with contextlib.suppress(OSError):
+        try:
             Path("/proc/self/clear_refs").write_text("5")
+            self._resident_is_ours = True
+        except OSError:
+            self._resident_is_ours = False
 
     def read(self) -> PeakMemory:
-        """Peak since the last reset; the resident size is the process's high-water mark."""
+        """Peak since the last reset; no resident size where the system cannot start its mark anew."""
         cuda = self._device.type == "cuda"
         return PeakMemory(
             allocated_bytes=torch.cuda.max_memory_allocated(self._device) if cuda else None,
             reserved_bytes=torch.cuda.max_memory_reserved(self._device) if cuda else None,
-            rss_bytes=_peak_rss_bytes(),
+            rss_bytes=_peak_rss_bytes() if self._resident_is_ours else None,
         )
 
 
@@ -140,6 +145,27 @@ def _storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+Shape = Sequence[int]
+
+
+def _attention_flop(query: Shape, key: Shape, value: Shape, *rest: object, **more: object) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward_flop(out: Shape, query: Shape, key: Shape, value: Shape, *rest: object, **more: object) -> int:
+    return int(sdpa_backward_flop_count(out, query, key, value))  # type: ignore[no-untyped-call]
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, with the CPU's attention kernels that it leaves out."""
+    kernels = torch.ops.aten
+    mapping = {
+        kernels._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
+        kernels._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flop,
+    }
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
 @dataclass(frozen=True)
 class Probe:
     """Counts of one forward and backward pass."""
@@ -157,7 +183,7 @@ def probe_step(
 
     Optimiser state is counted as Adam's two moments; `fit` replaces it by the optimiser's own after its first step.
     """
-    with FlopCounterMode(display=False) as flops, SavedActivations(all_parameters) as saved:
+    with flop_counter() as flops, SavedActivations(all_parameters) as saved:
         total = loss()
         activations_bytes = saved.total_bytes
         total.backward()  # type: ignore[no-untyped-call]

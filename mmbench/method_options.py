@@ -23,4 +23,6 @@ def resolve_options(card: MethodCard, given: Mapping[str, Any]) -> dict[str, Any
             raise ConfigError(
                 f"option {key} of method {card.name} must be {type(default).__name__}, like {default!r}; got {value!r}"
             )
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise ConfigError(f"option {key} of method {card.name} is a count, at least 1; got {value}")
     return {**card.options, **given}

@@ -64,7 +64,7 @@ class Profile:
     step_seconds_std: float | None
     train_flops_per_sample: float
     eval_flops_per_sample: float
-    eval_seconds_per_sample: float
+    predict_seconds_per_sample: float
 
 
 def profile_method(request: ProfileRequest, device: torch.device) -> Profile:
@@ -109,7 +109,7 @@ def profile_method(request: ProfileRequest, device: torch.device) -> Profile:
         step_seconds_std=ledger.times.std(),
         train_flops_per_sample=counts.probe.flops_per_sample,
         eval_flops_per_sample=counts.eval_flops_per_sample,
-        eval_seconds_per_sample=seconds,
+        predict_seconds_per_sample=seconds,
     )
 
 
@@ -204,6 +204,6 @@ def profile_rows(profile: Profile) -> list[tuple[str, str]]:
         ("step (median)", seconds(profile.step_seconds_median)),
         ("step (spread)", seconds(profile.step_seconds_std)),
         ("training GFLOP per sample", f"{profile.train_flops_per_sample / 1e9:.2f}"),
-        ("prediction per sample", seconds(profile.eval_seconds_per_sample)),
+        ("prediction per sample", seconds(profile.predict_seconds_per_sample)),
     ]
     return rows

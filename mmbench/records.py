@@ -57,6 +57,8 @@ class TrialFacts(Part):
     budget: dict[str, Any]
     cases: tuple[str, ...]
     train_cases: tuple[str, ...]
+    contents: dict[str, Any] = Field(default_factory=dict)
+    """What the names stand for: cases, training cases, tracks and split, written out."""
     deviations: tuple[str, ...] = ()
     """Every difference from the suite's defaults, in words, for the table's footnotes."""
 
@@ -71,6 +73,8 @@ class Environment(Part):
     """GPU model, or the processor's name."""
     device_kind: Literal["cpu", "cuda"]
     threads: int
+    workers: int | None = None
+    """Trials that ran at the same time on the machine; None for a trial run by hand."""
     packages: dict[str, str]
     commit: str | None = None
     dirty: bool | None = None
@@ -193,6 +197,7 @@ class Costs(Part):
     train_flops_per_sample: float | None
     eval_flops_per_sample: float | None
     eval_seconds_per_sample: float | None
+    """Of the final evaluation as a whole: reading, corrupting, predicting (with every state) and scoring."""
     energy_joules: float | None
 
 
@@ -239,7 +244,11 @@ def save_record(record: TrialRecord, folder: Path) -> None:
 
 
 def is_done(folder: Path) -> bool:
-    return (folder / MARKER).is_file() and (folder / RECORD).is_file()
+    """Whether the folder holds a record that is the one its marker was written for."""
+    try:
+        return hashlib.sha256((folder / RECORD).read_bytes()).hexdigest() == (folder / MARKER).read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def load_record(path: Path) -> TrialRecord:

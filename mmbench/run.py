@@ -145,6 +145,7 @@ def facts(trial: Trial) -> TrialFacts:
         budget=trial.budget.model_dump(mode="json"),
         cases=tuple(case.name for case in trial.parsed_cases()),
         train_cases=tuple(case.name for case in trial.parsed_train_cases()),
+        contents=trial.contents(),
         deviations=tuple(deviations),
     )
 
@@ -169,7 +170,8 @@ def _set_up(trial: Trial, bench: Bench) -> Desk:
     torch.manual_seed(seed_from("torch", trial.seed))  # dropout inside library layers draws from the global generator
     if bench.device.type == "cuda" and trial.budget.memory_cap_gib is not None:
         total = torch.cuda.get_device_properties(bench.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, trial.budget.memory_cap_gib * 2**30 / total), bench.device)
+        index = torch.cuda.current_device() if bench.device.index is None else bench.device.index
+        torch.cuda.set_per_process_memory_fraction(min(1.0, trial.budget.memory_cap_gib * 2**30 / total), index)
     data = reopen_data(trial.dataset, trial.store_folder)
     method, meta = make_method(trial, trial.backbone_folder, data.multi_label, bench.device)
     return Desk(trial, data, meta, method, bench, PeakMeter(bench.device))
@@ -197,6 +199,7 @@ def _work(desk: Desk, folder: Path) -> dict[str, Any]:
         raise RefusedError(
             f"{trial.method.name} needs to be told '{need}', which none of {', '.join(trial.tracks)} offers"
         )
+    _refuse_unserved(desk)
     fitted, tuning, counts, energy, lr = _train(desk)
     train_memory = desk.peaks.read()
     desk.peaks.reset()
@@ -208,10 +211,24 @@ def _work(desk: Desk, folder: Path) -> dict[str, Any]:
     with bench.clock.phase("log"):
         save_predictions(found, folder)
         save_states(fitted, folder)
-    inputs = CostInputs(
-        fitted, counts, train_memory, eval_memory, energy, sum(len(feed.ids()) for feed in feeds) * len(tracks)
-    )
+    desk.method.load(next(iter(fitted.states.values())))  # what predicted last may be a combination of states
+    predicted = sum(len(feed.ids()) for feed in feeds) * len(tracks)
+    inputs = CostInputs(fitted, counts, train_memory, eval_memory, energy, predicted)
     return {"lr": lr, "tuning": tuning, "scores": scores, "costs": collect_costs(desk.method, desk.data, inputs, bench)}
+
+
+def _refuse_unserved(desk: Desk) -> None:
+    """Privileges that a card may declare but this harness does not grant yet, and settings that contradict the data."""
+    needs, name = desk.method.card.needs, desk.trial.method.name
+    asked = ("grad_at_test", "state_at_test", "source_samples", "attn_maps")
+    unserved = [need for need in asked if getattr(needs, need)]
+    if unserved:
+        raise RefusedError(f"{name} needs {', '.join(unserved)}, which this version does not offer")
+    if desk.data.multi_label and desk.trial.budget.optim.loss == "cross-entropy":
+        raise RefusedError("budget.optim.loss: cross-entropy cannot serve data with several labels; use auto or bce")
+    fusion, batch = desk.meta.config.fusion, desk.trial.budget
+    if fusion == "as-published" and batch.micro_batch not in (None, batch.batch_size):
+        raise RefusedError("fusion: as-published attends over the batch, so micro-batches would change the result")
 
 
 def _train(desk: Desk) -> tuple[Fitted, tuple[TuningTrial, ...], StepCounts | None, float | None, float | None]:

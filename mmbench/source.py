@@ -93,7 +93,7 @@ def build_source(
     config = model_config(spec, len(data.store.classes))
     net = CAVMAEFT(config, torch.Generator().manual_seed(seed_from("source", SEED)))
     if spec.init:
-        load_official(net, spec.init)
+        load_official(net, spec.init, new_head=True)  # the fine-tuning below trains the head
     else:
         open_gates(net)
     bench = Bench(device, source_budget(spec), Clock(device), log.log if log else (lambda **row: None))

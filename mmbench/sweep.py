@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from mmbench.claims import is_claimed
+from mmbench.claims import claimed, is_claimed
 from mmbench.config import Suite
 from mmbench.environment import environment
-from mmbench.errors import MMBenchError
-from mmbench.executors.local import BUSY, Finished, LocalExecutor, local_slots
+from mmbench.errors import ConfigError, MMBenchError
+from mmbench.executors.local import BUSY, INTERRUPTED, Finished, LocalExecutor, local_slots
 from mmbench.prepare import Progress, prepare_data
 from mmbench.records import (
     MARKER,
@@ -87,13 +87,15 @@ class SweepResult:
 
 def plan(suite: Suite, out: Path, device: torch.device, listen: Listener) -> list[tuple[Trial, Path]]:
     """Every trial of a suite with its folder; data and backbones are built where they are not cached."""
-    planned = []
+    planned: list[tuple[Trial, Path]] = []
     prepared: dict[tuple[str, str], tuple[Digests, dict[str, Path]]] = {}
     for row in rows(suite):
         key = (row.dataset.model_dump_json(), row.backbone.model_dump_json())
         if key not in prepared:
             prepared[key] = _prepare(row, device, listen)
         trial = make_trial(row, suite, *prepared[key])
+        if trial.id in (other.id for other, _ in planned):
+            raise ConfigError(f"two rows of suite {suite.name} are the same trial {trial.id}; leave one of them out")
         planned.append((trial, out / "trials" / trial.id))
     listen(Event("planned", suite.name, total=len(planned), done=sum(is_done(folder) for _, folder in planned)))
     return planned
@@ -107,6 +109,8 @@ def _prepare(row: Row, device: torch.device, listen: Listener) -> tuple[Digests,
     began = time.monotonic()
     listen(Event("backbone", row.backbone.name, "preparing"))
     place = prepare_backbone(row.backbone, row.dataset, data, device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the trials' own processes need it
     listen(Event("backbone", row.backbone.name, "ready", seconds=time.monotonic() - began))
     return Digests(data.store.digest, place.meta.sha256), {"store": data.store.folder, "backbone": place.folder}
 
@@ -147,7 +151,7 @@ def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener)
         _put_aside(folder, options.retry)
     pending = [folder for folder in folders if not is_done(folder)]
     started = pending[: options.limit] if options.limit is not None else pending
-    slots = local_slots(options.device.type, options.workers, _visible_gpus(), _cores())
+    slots = local_slots(options.device.type, options.workers, _gpus(options.device), _cores())
     _Loop(LocalExecutor(slots), started, listen, len(folders) - len(pending), len(folders)).run(options.device)
     statuses = Counter(load_record(folder / RECORD).status for folder in folders if is_done(folder))
     return SweepResult(Counter(statuses), len(folders) - sum(statuses.values()))
@@ -175,12 +179,17 @@ def _write_specs(planned: Iterable[tuple[Trial, Path]]) -> list[Path]:
 
 def _put_aside(folder: Path, retry: tuple[Status, ...]) -> None:
     """A record that is to be run again stays as `trial.json.old`."""
-    if retry and is_done(folder) and load_record(folder / RECORD).status in retry:
+    if not (retry and is_done(folder) and load_record(folder / RECORD).status in retry):
+        return
+    with contextlib.suppress(FileNotFoundError):  # another sweep was quicker
         (folder / MARKER).unlink()
         (folder / RECORD).replace(folder / f"{RECORD}.old")
 
 
-def _visible_gpus() -> tuple[str, ...]:
+def _gpus(device: torch.device) -> tuple[str, ...]:
+    """The GPU that was asked for by number, else all that are visible."""
+    if device.index is not None:
+        return (str(device.index),)
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return tuple(named.split(",")) if named else tuple(str(i) for i in range(torch.cuda.device_count()))
 
@@ -228,12 +237,14 @@ class _Loop:
             self._count(finished.folder)
         elif finished.code == BUSY:
             self._elsewhere.append(finished.folder)
-        elif finished.code < 0 and self._starts[finished.folder] < STARTS:
+        elif (finished.code < 0 or finished.code == INTERRUPTED) and self._starts[finished.folder] < STARTS:
             self._queue.append(finished.folder)
-            self._listen(Event("retried", finished.folder.name, f"killed by signal {-finished.code}"))
+            self._listen(Event("retried", finished.folder.name, f"its worker was ended (exit code {finished.code})"))
         else:
-            save_record(_crash(finished, device), finished.folder)
-            self._count(finished.folder)
+            with claimed(finished.folder) as mine:
+                if mine and not is_done(finished.folder):
+                    save_record(_crash(finished, device), finished.folder)
+            self._queue.append(finished.folder)  # counted there, or waited for if another process has it by now
 
     def _look_elsewhere(self) -> None:
         """Trials of another sweep: counted when they are done, taken over when their worker is gone."""

@@ -64,13 +64,14 @@ def fit(method: Method, data: TrialData, job: Job, bench: Bench) -> Fitted:
 
     Raises DivergedError, DoesNotFitError or OverBudgetError.
     """
-    start = method.state()
+    start = method.state() if job.casewise else None  # a copy that other jobs need not hold
     ledger = Ledger(micro_batch=job.micro_batch)
     seen = int(job.samples / (1 + method.card.needs.extra_forwards))
     groups = [(case.name, (case,)) for case in job.cases] if job.casewise else [(SINGLE, job.cases)]
     states = {}
     for (name, cases), samples in zip(groups, shares(seen, [1.0] * len(groups)), strict=True):
-        method.load(start)
+        if start is not None:
+            method.load(start)
         feed = TrainFeed(data, job.seed, cases)
         for phase, count in zip(method.phases(), shares(samples, [p.share for p in method.phases()]), strict=True):
             _run_phase(method, feed, phase, count, replace(job, name=f"{job.name}/{name or 'all'}"), bench, ledger)
@@ -108,6 +109,7 @@ def _run_phase(
         ledger.samples += round(len(batch) * (1 + method.card.needs.extra_forwards))
         ledger.optimizer_bytes = max(ledger.optimizer_bytes, optimizer_bytes(optimizer))
         progress.add(epoch, loss, len(batch), last=step == steps - 1)
+    optimizer.zero_grad(set_to_none=True)  # evaluation must not pay for the last gradients
     _train_mode(method, False)
 
 

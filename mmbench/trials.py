@@ -57,6 +57,11 @@ class Trial(Config):
     def parsed_train_cases(self) -> tuple[Case, ...]:
         return tuple(parse_case(case) for case in self.train_cases)
 
+    def contents(self) -> dict[str, Any]:
+        """What the record's names stand for."""
+        split = self.dataset.split_facts()
+        return {"cases": self.cases, "train_cases": self.train_cases, "tracks": self.tracks, "split": split}
+
     @property
     def title(self) -> str:
         return f"{self.method.title}+{self.regime}" if self.regime else self.method.title
@@ -132,17 +137,33 @@ def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
         "options": resolve_options(row.card, row.method.options),
         "plugin": registry.file_digest(origin.path) if origin.label != "mmbench" else None,
         "regime": trial.regime,
+        "dataset": trial.dataset.name,
         "data": digests.data,
+        "corruptions": _foreign_corruptions(trial),
         "split": trial.dataset.split_facts(),
         "backbone": digests.backbone,
         "seed": trial.seed,
         "cases": trial.cases,
         "train_cases": trial.train_cases if trial.regime not in (None, "clean") else (),
         "tracks": sorted(trial.tracks),
-        "budget": trial.budget.model_dump() if row.card.trains else {"eval": trial.budget.precision},
+        "budget": trial.budget.model_dump() if row.card.trains else _evaluation(trial.budget),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return f"{_slug(row.method.name)}-{trial.regime or 'frozen'}-s{trial.seed}-{digest}"
+
+
+def _evaluation(budget: Budget) -> dict[str, Any]:
+    """What of a budget changes predictions of a row that does not train."""
+    return {"precision": budget.precision, "eval_batch": budget.eval_batch}
+
+
+def _foreign_corruptions(trial: Trial) -> dict[str, str]:
+    """Content of the files that define corruptions from outside the package: editing one makes other trials."""
+    found = registry.corruptions()
+    cases = (*trial.parsed_cases(), *trial.parsed_train_cases())
+    names = {text.partition("@")[0] for case in cases for text in (case.audio, case.vision) if text}
+    origins = {name: found.entry(name).origin for name in sorted(names)}
+    return {name: registry.file_digest(o.path) for name, o in origins.items() if o.label != "mmbench"}
 
 
 def _slug(name: str) -> str:

@@ -52,11 +52,11 @@ def tune(
 
 def _try(method: Method, data: TrialData, attempt: Job, trial: Trial, bench: Bench) -> float | None:
     """Mean validation score over the training cases, on the track that tells the most."""
-    try:
-        fitted = fit(method, data, attempt, bench)
-    except DivergedError:
-        return None
     track = tracks_of(method, attempt.casewise, trial.tracks)[-1]
     feeds = feeds_for(data, "val", attempt.cases, trial.budget.eval_batch)
-    found = predict_cases(method, fitted, feeds, (track,), bench)
+    try:
+        fitted = fit(method, data, attempt, bench)
+        found = predict_cases(method, fitted, feeds, (track,), bench)
+    except DivergedError:
+        return None
     return headline(score_all(found, data.multi_label), track)

@@ -19,6 +19,7 @@ from mmbench.meter import (
     PeakMeter,
     SavedActivations,
     StepTimes,
+    flop_counter,
     optimizer_bytes,
     probe_step,
 )
@@ -225,3 +226,11 @@ def test_the_resident_peak_sees_a_large_allocation() -> None:
     block = torch.ones(2**25)  # 128 MiB
     after = meter.read().rss_bytes
     assert after is not None and after - before > 0.5 * block.nbytes
+
+
+def test_flops_of_attention_are_counted_on_the_cpu() -> None:
+    query, key, value = (torch.randn(2, 4, tokens, 8, requires_grad=True) for tokens in (10, 6, 6))
+    with flop_counter() as flops:
+        torch.nn.functional.scaled_dot_product_attention(query, key, value).sum().backward()
+    product = 2 * 2 * 4 * 10 * 6 * 8  # one of the two matrix products of the forward pass
+    assert flops.get_total_flops() == 2 * product + 5 * product  # backward recomputes the scores

@@ -47,7 +47,7 @@ def test_the_position_decides_whether_gradients_cross_the_encoders() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"position": "middle"}, "position must be one of input, attention, both"), ({"length": 0}, "at least 1 token")],
+    [({"position": "middle"}, "position must be one of input, attention, both"), ({"length": 0}, "at least 1")],
 )
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -109,7 +109,7 @@ def _report(
         theirs, ours = state[HEAD_CLASSES].shape[0], own[HEAD_CLASSES].shape[0]
         raise CheckpointError(
             f"checkpoint '{path}' was fine-tuned on {theirs} classes, the backbone has {ours}; set n_classes to "
-            f"{theirs}, or import it with a new head"
+            f"{theirs}, or name it as `init:` of a suite's backbone, which starts a new head"
         )
     head, fusion = _group(own, HEAD), _group(own, FUSION)
     allowed = _whole_groups(missing, head, fusion)

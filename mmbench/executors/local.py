@@ -11,12 +11,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbench.environment import WORKERS
 from mmbench.registry import ROOT
 
 GRACE_SECONDS = 30.0
 """How long a trial may take to leave after SIGTERM before it is killed."""
 BUSY = 75
 """Exit code of a worker that found its trial claimed by another process."""
+INTERRUPTED = 130
+"""Exit code of a worker that was asked to stop; its trial has no record and runs again."""
 STDERR = "stderr.txt"
 
 
@@ -46,6 +49,7 @@ class LocalExecutor:
 
     def __init__(self, slots: tuple[Slot, ...]) -> None:
         self._free = list(slots)
+        self._workers = len(slots)
         self._running: dict[Path, tuple[subprocess.Popen[bytes], Slot]] = {}
 
     def has_room(self) -> bool:
@@ -57,13 +61,18 @@ class LocalExecutor:
     def submit(self, folder: Path) -> None:
         slot = self._free.pop(0)
         environment = {**os.environ, "OMP_NUM_THREADS": str(slot.threads), "MKL_NUM_THREADS": str(slot.threads)}
+        environment[WORKERS] = str(self._workers)
         if slot.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
         # The file, not `-m`: that would put the current folder first on the path, where another `methods` may lie.
         command = [sys.executable, str(ROOT / "mmbench" / "__main__.py"), "trial", str(folder), "--device", slot.device]
         with (folder / STDERR).open("wb") as stderr:
             process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
                 start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks its workers to stop
             )
         self._running[folder] = (process, slot)

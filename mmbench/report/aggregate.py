@@ -164,13 +164,14 @@ def row_of(group: Sequence[TrialRecord], cells: tuple[Cell, ...], seeds: Sequenc
     trial = group[0].trial
     finished = sum(record.status == "ok" for record in group)
     notes = tuple(dict.fromkeys(text for record in group for text in record.trial.deviations))
-    if finished < len(seeds):
+    wanted = 1 if trial.regime == "none" else len(seeds)  # nothing in a row that does not train is random
+    if finished < wanted:
         failures = Counter(_status_words(record.status) for record in group if record.status != "ok")
-        missing = len(seeds) - len(group)
+        missing = wanted - len(group)
         reasons = [f"{count} {word}" for word, count in failures.items()]
         reasons += [f"{missing} not run{where}"] if missing else []
-        notes = (f"{finished}/{len(seeds)} seeds ({', '.join(reasons)})", *notes, *_messages(group))
-    return Row(trial.title, regime_word(group[0]), cells, notes, finished == len(seeds), trained=trial.regime != "none")
+        notes = (f"{finished}/{wanted} seeds ({', '.join(reasons)})", *notes, *_messages(group))
+    return Row(trial.title, regime_word(group[0]), cells, notes, finished == wanted, trained=trial.regime != "none")
 
 
 def failed_row(group: Sequence[TrialRecord], width: int) -> Row:

@@ -80,12 +80,14 @@ def _json(value: Any) -> str:
 
 def _train_cases(record: TrialRecord) -> str | None:
     # A clean regime trains on complete pairs whatever the suite lists.
-    return _json(record.trial.train_cases) if record.trial.regime in ("mixed", "casewise") else None
+    named = record.trial.contents.get("train_cases", record.trial.train_cases)
+    return _json(named) if record.trial.regime in ("mixed", "casewise") else None
 
 
 _CRITERIA: tuple[tuple[str, Key], ...] = (
-    ("budget", lambda r: _json(r.trial.budget)),
-    ("cases", lambda r: _json(r.trial.cases)),
+    # A row that does not train spends nothing; its record may come from a run with another budget.
+    ("budget", lambda r: None if r.trial.regime == "none" else _json(r.trial.budget)),
+    ("cases", lambda r: _json(r.trial.contents.get("cases", r.trial.cases))),
     ("training cases", _train_cases),
     ("data digest", lambda r: None if r.data is None else _json(r.data.digest)),
     ("backbone digest", lambda r: None if r.backbone is None else _json(r.backbone.digest)),
