@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from mmbench.records import RecordError, TrialRecord, write_atomic
 from mmbench.report.aggregate import Board, accuracy_table, load_board
 from mmbench.report.comparable import select
@@ -21,6 +23,7 @@ SUITE = "suite.yaml"
 TABLES = "tables"
 PLOTS = "plots"
 RECORDS = "records"
+_PATHS = {"datasets": ("root", "manifest", "label_csv"), "backbones": ("path", "init")}
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,22 @@ def _publish(board: Board, out: Path) -> tuple[Path, ...]:
     (out / RECORDS).mkdir(exist_ok=True)
     written = []
     if (board.folder / SUITE).is_file() and not (out / SUITE).exists():
-        write_atomic(out / SUITE, (board.folder / SUITE).read_bytes())
+        write_atomic(out / SUITE, portable_suite((board.folder / SUITE).read_text(encoding="utf-8")).encode())
         written.append(out / SUITE)
     for record in board.records:
         path = out / RECORDS / f"{record.trial.id}.json"
         write_atomic(path, (_without_traceback(record).model_dump_json(indent=1) + "\n").encode())
         written.append(path)
     return tuple(written)
+
+
+def portable_suite(text: str) -> str:
+    """A suite as a results folder keeps it, with the last part of every path only: the rest names one machine."""
+    suite = yaml.safe_load(text)
+    for section, keys in _PATHS.items():
+        for entry in suite.get(section) or ():
+            entry.update({key: Path(entry[key]).name for key in keys if isinstance(entry, dict) and entry.get(key)})
+    return yaml.safe_dump(suite, sort_keys=False, allow_unicode=True)
 
 
 def _without_traceback(record: TrialRecord) -> TrialRecord:

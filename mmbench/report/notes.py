@@ -31,7 +31,7 @@ def budget_words(budget: Mapping[str, Any]) -> str:
     parts = [
         amount,
         _number(budget, "batch_size", "batch", before=True),
-        _number(budget, "tuning_trials", "tuning trials"),
+        _number(budget, "tuning_trials", "tuning trial" + ("s" if budget.get("tuning_trials") != 1 else "")),
         _number(budget, "memory_cap_gib", "GiB memory cap"),
         _number(budget, "wall_clock_minutes", "minutes wall clock"),
         str(budget.get("precision") or ""),
@@ -52,10 +52,11 @@ def _listed(texts: Iterable[str]) -> str:
 
 
 def device_words(record: TrialRecord) -> str:
-    """Device and threads: the only place within which costs compare."""
+    """Device, threads and company: the only place within which costs compare."""
     environment = record.environment
     threads = f"{environment.threads} thread{'s' if environment.threads != 1 else ''}"
-    return f"{plain(environment.device)} ({environment.device_kind}, {threads})"
+    beside = f", {environment.workers} trials at a time" if (environment.workers or 1) > 1 else ""
+    return f"{plain(environment.device)} ({environment.device_kind}, {threads}{beside})"
 
 
 def _devices(records: Sequence[TrialRecord]) -> str:
