@@ -113,6 +113,8 @@ class BackboneSpec(Config):
 
     name: str = "cavmae-tiny"
     """A preset; see `mmbench ls backbones`."""
+    label: str | None = None
+    """What tables call it; its name, and its fusion where that is not the usual one, unless given."""
     path: Path | None = None
     """A folder written by `mmbench backbone build` or `import`; built on first use from clean data unless given."""
     init: Path | None = None
@@ -122,6 +124,10 @@ class BackboneSpec(Config):
     """Passes of the clean fine-tuning; this and the next two suit cavmae-tiny on the embedded data."""
     lr: float = Field(default=2e-3, gt=0)
     batch_size: int = Field(default=32, gt=0)
+
+    @property
+    def title(self) -> str:
+        return self.label or (self.name if self.fusion == "gated" else f"{self.name} (fusion {self.fusion})")
 
 
 class MethodSpec(Config):
@@ -173,7 +179,7 @@ class Suite(Config):
         for what, names in (
             ("methods", [f"{m.title}{m.regimes or ''}" for m in self.methods]),
             ("datasets", [d.title for d in self.datasets]),
-            ("backbones", [f"{b.name}{b.path or ''}{b.fusion}{b.init or ''}" for b in self.backbones]),
+            ("backbones", [b.title for b in self.backbones]),
             ("seeds", [str(s) for s in self.seeds]),
         ):
             twice = sorted({n for n in names if names.count(n) > 1})

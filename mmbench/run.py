@@ -139,7 +139,7 @@ def facts(trial: Trial) -> TrialFacts:
         family=card.family,
         regime=trial.regime or "none",
         dataset=trial.dataset.title,
-        backbone=trial.backbone.name,
+        backbone=trial.backbone.title,
         seed=trial.seed,
         options=dict(trial.method.options),
         budget=trial.budget.model_dump(mode="json"),

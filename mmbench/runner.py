@@ -77,16 +77,18 @@ def dry_run_suite(request: RunRequest, as_json: bool) -> None:
     suite = read_suite(request.suite, request.overrides)
     grid = rows(suite)
     cases, train_cases = suite_cases(suite)
-    counted = Counter((row.dataset.title, row.method.title, row.regime or "-") for row in grid)
+    counted = Counter((row.dataset.title, row.backbone.title, row.method.title, row.regime or "-") for row in grid)
     if as_json:
-        entries = [{"dataset": d, "method": m, "regime": r, "trials": n} for (d, m, r), n in counted.items()]
+        entries = [
+            {"dataset": d, "backbone": b, "method": m, "regime": r, "trials": n} for (d, b, m, r), n in counted.items()
+        ]
         print(json.dumps({"suite": suite.name, "trials": len(grid), "cases": [c.name for c in cases], "grid": entries}))
         return
     table = Table(title=f"{suite.name}: {len(grid)} trials", title_justify="left")
-    for column in ("data", "method", "regime", "trials"):
+    for column in ("data", "backbone", "method", "regime", "trials"):
         table.add_column(column, justify="right" if column == "trials" else "left")
-    for (dataset, method, regime), count in counted.items():
-        table.add_row(dataset, method, regime, str(count))
+    for names, count in counted.items():
+        table.add_row(*names, str(count))
     console = Console()
     console.print(table)
     console.print(f"tested under: {', '.join(case.name for case in cases)}")

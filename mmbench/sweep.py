@@ -107,11 +107,11 @@ def _prepare(row: Row, device: torch.device, listen: Listener) -> tuple[Digests,
     data = prepare_data(row.dataset, row.backbone, reading(listen, title))
     listen(Event("data", title, "ready", len(data.store), len(data.store), time.monotonic() - began))
     began = time.monotonic()
-    listen(Event("backbone", row.backbone.name, "preparing"))
+    listen(Event("backbone", row.backbone.title, "preparing"))
     place = prepare_backbone(row.backbone, row.dataset, data, device)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the trials' own processes need it
-    listen(Event("backbone", row.backbone.name, "ready", seconds=time.monotonic() - began))
+    listen(Event("backbone", row.backbone.title, "ready", seconds=time.monotonic() - began))
     return Digests(data.store.digest, place.meta.sha256), {"store": data.store.folder, "backbone": place.folder}
 
 
