@@ -76,6 +76,15 @@ def test_partial_seeds_are_said_and_do_not_win() -> None:
     assert not any(c.best for name in "ac" for c in row(table, name).cells)
 
 
+def test_a_row_that_does_not_train_is_complete_with_one_seed_and_competes() -> None:
+    records = [record("a", s, of(80, 80, 80, 80)) for s in (0, 1, 2)]
+    records += [record("source", 0, of(90, 90, 90, 90), trial_regime="none", trial_budget={"epochs": 9.0})]
+    table = accuracy(records)
+    assert [r.name for r in table.rows] == ["source", "a"]
+    assert row(table, "source").complete and not any("seeds" in note for note in row(table, "source").notes)
+    assert row(table, "source").cells[0].best
+
+
 def test_a_missing_value_shows_why_and_takes_the_mean_away() -> None:
     values = of(90, 70, 60, 40) | {"noise-to-both": None}
     table = accuracy([record("a", values=values)])

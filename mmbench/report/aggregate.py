@@ -146,7 +146,7 @@ def _accuracy_row(group: tuple[TrialRecord, ...], selection: Selection, track: T
     by_seed = [[values.get(case, CaseValue(None, "not run")) for case in selection.cases] for values, _ in scored]
     cells = [_case_cell([values[i] for values in by_seed], case) for i, case in enumerate(selection.cases)]
     cells += [cell_of((_over_cases(v, worst) for v in by_seed), 100) for worst in (False, True)]
-    complete = all(cell.n == len(selection.seeds) for cell in cells)
+    complete = all(cell.n == seeds_wanted(group, selection.seeds) for cell in cells)
     row = row_of(group, tuple(cells), selection.seeds)
     used = {offered for _, offered in scored} - {track}
     daggers = ((NO_CASE,) if "blind" in used else ()) + ((ONLY_AVAILABILITY,) if "avail" in used else ())
@@ -159,12 +159,17 @@ def _case_cell(values: Sequence[CaseValue], case: str) -> Cell:
     return replace(cell, word="n/a", notes=reasons)
 
 
+def seeds_wanted(group: Sequence[TrialRecord], seeds: Sequence[int]) -> int:
+    """Trials that make a row complete: one where nothing is random, because nothing trains."""
+    return 1 if group[0].trial.regime == "none" else len(seeds)
+
+
 def row_of(group: Sequence[TrialRecord], cells: tuple[Cell, ...], seeds: Sequence[int], where: str = "") -> Row:
     """A row of finished trials, with what a reader must know of the seeds that are not in it."""
     trial = group[0].trial
     finished = sum(record.status == "ok" for record in group)
     notes = tuple(dict.fromkeys(text for record in group for text in record.trial.deviations))
-    wanted = 1 if trial.regime == "none" else len(seeds)  # nothing in a row that does not train is random
+    wanted = seeds_wanted(group, seeds)
     if finished < wanted:
         failures = Counter(_status_words(record.status) for record in group if record.status != "ok")
         missing = wanted - len(group)
