@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mmbench.cards import Track
 from mmbench.errors import ConfigError, near_words
+from mmbench.strict_yaml import StrictLoader
 
 Regime = Literal["clean", "mixed", "casewise"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -194,24 +195,13 @@ def method_entry(text: str) -> dict[str, Any]:
     return {"name": name, "regimes": [regime]} if regime else {"name": name}
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice instead of keeping the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {str(k) for k in keys if isinstance(k, Hashable) and keys.count(k) > 1}
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
     """Read a suite file; `overrides` are `budget.epochs=2` strings.
 
     Raises ConfigError naming the file, the key and the value.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except OSError as error:
         raise ConfigError(f"cannot read suite {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
