@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> S
     """
     trial = read_trial(folder)
     registry.use_plugins(trial.plugins)
-    with claimed(folder) as mine, _terminable():
+    with claimed(folder) as mine, sigterm_raises(Interrupted):
         if not mine or is_done(folder):
             return None
         record = _run(trial, folder, device, echo)
@@ -89,12 +90,15 @@ def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> S
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that the claim is given back on the way out."""
+def sigterm_raises(error: type[BaseException]) -> Iterator[None]:
+    """Turn SIGTERM into an exception while inside, so that claims are given back and workers stopped on the way out."""
 
     def stop(number: int, frame: object) -> None:
-        raise Interrupted
+        raise error
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread; a caller with threads of its own handles them itself
+        return
     old = signal.signal(signal.SIGTERM, stop)
     try:
         yield

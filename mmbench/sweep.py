@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +35,7 @@ from mmbench.records import (
     save_record,
     write_atomic,
 )
-from mmbench.run import facts
+from mmbench.run import facts, sigterm_raises
 from mmbench.source import prepare_backbone
 from mmbench.trials import Digests, Row, Trial, make_trial, read_trial, rows
 
@@ -122,25 +120,8 @@ def reading(listen: Listener, title: str) -> Progress:
 
 def run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener = lambda event: None) -> SweepResult:
     """Run what is missing; raises MMBenchError if the folder cannot be used or the data cannot be prepared."""
-    with _interruptible():
+    with sigterm_raises(KeyboardInterrupt):
         return _run_suite(suite, out, options, listen)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does, so that no worker outlives it."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread; a caller with threads of its own handles them itself
-        return
-    old = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener) -> SweepResult:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mmbench import sweep
 from mmbench.cases import named_cases, parse_case
 from mmbench.config import parse_suite
 from mmbench.errors import ConfigError
@@ -71,3 +74,34 @@ def test_a_spec_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(text)
     with pytest.raises(ConfigError, match=r"spec\.json is not a trial: sed: Extra inputs"):
         read_trial(tmp_path)
+
+
+FLAT = """
+from mmbench.registry import corruption
+
+@corruption("own/flat", family="own", modality="audio", stage="fbank", reference="here")
+def flat(x, draws, severity):
+    return x * 0.5
+"""
+
+
+def test_editing_a_corruption_from_outside_makes_another_trial(use_plugin: Callable[[str], Path]) -> None:
+    path = use_plugin(FLAT)
+    case = {"name": "own", "audio": "own/flat@2"}
+    before = trial(cases=[case]).id
+    assert trial(cases=[case]).id == before
+    path.write_text(FLAT.replace("0.5", "0.25"), encoding="utf-8")
+    assert trial(cases=[case]).id != before
+
+
+def test_the_data_set_s_name_keys_the_draws_and_so_the_id() -> None:
+    other = {"name": "folder-pairs", "root": "x"}
+    assert trial(datasets=[other]).id != trial(datasets=[{**other, "name": "cifar10-av"}]).id
+
+
+def test_two_rows_that_are_one_trial_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sweep, "_prepare", lambda *_: (Digests("data", "backbone"), FOLDERS))
+    twins = [{"name": "lora-qv"}, {"name": "lora-qv", "label": "the same"}]
+    suite = parse_suite({**SUITE, "methods": twins})
+    with pytest.raises(ConfigError, match="two rows of suite s are the same trial lora-qv-casewise-s3"):
+        sweep.plan(suite, tmp_path, torch.device("cpu"), lambda event: None)
