@@ -13,7 +13,12 @@ LOG_FLOOR = -15.942385  # log of the float32 epsilon: every cell of the spectrog
 
 
 @corruption(
-    "missing/audio-silence", family="missing", modality="audio", stage="missing", severities=(0,), deterministic=True,
+    "missing/audio-silence",
+    family="missing",
+    modality="audio",
+    stage="missing",
+    severities=(0,),
+    deterministic=True,
     reference="spectrogram of a zero waveform, over all frames so that the clip's length does not show",
 )
 def audio_silence(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -21,7 +26,12 @@ def audio_silence(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "missing/audio-mean", family="missing", modality="audio", stage="missing", severities=(0,), deterministic=True,
+    "missing/audio-mean",
+    family="missing",
+    modality="audio",
+    stage="missing",
+    severities=(0,),
+    deterministic=True,
     reference="the mean spectrogram: 0 after normalisation",
 )
 def audio_mean(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -29,7 +39,12 @@ def audio_mean(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "missing/audio-raw-zero", family="missing", modality="audio", stage="missing", severities=(0,), deterministic=True,
+    "missing/audio-raw-zero",
+    family="missing",
+    modality="audio",
+    stage="missing",
+    severities=(0,),
+    deterministic=True,
     reference="0 before normalisation, CAV-MAE's pad value: louder than the average frame",
 )
 def audio_raw_zero(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -37,7 +52,12 @@ def audio_raw_zero(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "missing/vision-black", family="missing", modality="vision", stage="missing", severities=(0,), deterministic=True,
+    "missing/vision-black",
+    family="missing",
+    modality="vision",
+    stage="missing",
+    severities=(0,),
+    deterministic=True,
     reference="true black: RGB 0 before normalisation",
 )
 def vision_black(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -45,7 +65,12 @@ def vision_black(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "missing/vision-mean", family="missing", modality="vision", stage="missing", severities=(0,), deterministic=True,
+    "missing/vision-mean",
+    family="missing",
+    modality="vision",
+    stage="missing",
+    severities=(0,),
+    deterministic=True,
     reference="the mean colour, RGB (124, 116, 104): 0 after normalisation",
 )
 def vision_mean(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -53,7 +78,12 @@ def vision_mean(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "missing/vision-white", family="missing", modality="vision", stage="missing", severities=(0,), deterministic=True,
+    "missing/vision-white",
+    family="missing",
+    modality="vision",
+    stage="missing",
+    severities=(0,),
+    deterministic=True,
     reference="true white: RGB 255 before normalisation, as missing-aware prompts (CVPR 2023)",
 )
 def vision_white(x: Tensor, draws: Draws, severity: int) -> Tensor:

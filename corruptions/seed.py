@@ -33,7 +33,12 @@ CLAMP = 3.0
 
 
 @corruption(
-    "seed/audio-alone", family="seed", modality="audio", stage="normalised", severities=(0,), variant="as-described",
+    "seed/audio-alone",
+    family="seed",
+    modality="audio",
+    stage="normalised",
+    severities=(0,),
+    variant="as-described",
     reference="Prompt the Missing: gaussian std 10 in raw log-mel units, time shift, time mask",
 )
 def audio_alone(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -41,7 +46,12 @@ def audio_alone(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "seed/audio-both", family="seed", modality="audio", stage="normalised", severities=(0,), variant="as-described",
+    "seed/audio-both",
+    family="seed",
+    modality="audio",
+    stage="normalised",
+    severities=(0,),
+    variant="as-described",
     reference="Prompt the Missing: gaussian std 1 in raw log-mel units, time shift, time mask",
 )
 def audio_both(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -49,7 +59,12 @@ def audio_both(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "seed/vision-alone", family="seed", modality="vision", stage="normalised", severities=(0,), variant="as-described",
+    "seed/vision-alone",
+    family="seed",
+    modality="vision",
+    stage="normalised",
+    severities=(0,),
+    variant="as-described",
     reference="Prompt the Missing: gaussian std 5 clamped to 3, box blur 51, pixelate .05, none (zeros)",
 )
 def vision_alone(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -57,7 +72,12 @@ def vision_alone(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "seed/vision-both", family="seed", modality="vision", stage="normalised", severities=(0,), variant="as-described",
+    "seed/vision-both",
+    family="seed",
+    modality="vision",
+    stage="normalised",
+    severities=(0,),
+    variant="as-described",
     reference="Prompt the Missing: gaussian std .5 clamped to 3, box blur 7, pixelate .3, none (zeros)",
 )
 def vision_both(x: Tensor, draws: Draws, severity: int) -> Tensor:
@@ -65,7 +85,11 @@ def vision_both(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "seed/audio-alone-as-shipped", family="seed", modality="audio", stage="normalised", severities=(0,),
+    "seed/audio-alone-as-shipped",
+    family="seed",
+    modality="audio",
+    stage="normalised",
+    severities=(0,),
     variant="as-shipped",
     reference="Prompt the Missing, published code: normalised + gaussian std 10, mel roll, mel mask",
 )
@@ -74,7 +98,11 @@ def audio_alone_as_shipped(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "seed/audio-both-as-shipped", family="seed", modality="audio", stage="normalised", severities=(0,),
+    "seed/audio-both-as-shipped",
+    family="seed",
+    modality="audio",
+    stage="normalised",
+    severities=(0,),
     variant="as-shipped",
     reference="Prompt the Missing, published code: normalised + gaussian std 1, mel roll, mel mask",
 )
@@ -83,16 +111,28 @@ def audio_both_as_shipped(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 
 @corruption(
-    "seed/vision-alone-as-shipped", family="seed", modality="vision", stage="normalised", severities=(0,),
-    variant="as-shipped", deterministic=True, reference="Prompt the Missing, published code: every image zero",
+    "seed/vision-alone-as-shipped",
+    family="seed",
+    modality="vision",
+    stage="normalised",
+    severities=(0,),
+    variant="as-shipped",
+    deterministic=True,
+    reference="Prompt the Missing, published code: every image zero",
 )
 def vision_alone_as_shipped(x: Tensor, draws: Draws, severity: int) -> Tensor:
     return torch.zeros_like(x)
 
 
 @corruption(
-    "seed/vision-both-as-shipped", family="seed", modality="vision", stage="normalised", severities=(0,),
-    variant="as-shipped", deterministic=True, reference="Prompt the Missing, published code: every image zero",
+    "seed/vision-both-as-shipped",
+    family="seed",
+    modality="vision",
+    stage="normalised",
+    severities=(0,),
+    variant="as-shipped",
+    deterministic=True,
+    reference="Prompt the Missing, published code: every image zero",
 )
 def vision_both_as_shipped(x: Tensor, draws: Draws, severity: int) -> Tensor:
     return torch.zeros_like(x)

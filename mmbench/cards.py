@@ -24,12 +24,9 @@ class Needs:
     case: CaseNeed = "none"
     """What `predict` must be told: nothing, which modality is absent, or the case itself."""
     train_case: bool = False
-    grad_at_test: bool = False
-    state_at_test: bool = False
-    source_samples: int = 0
-    checkpoints: int = 1
-    attn_maps: bool = False
+    """Whether training must be told the case of each sample."""
     batch_dependent: bool = False
+    """Whether a prediction depends on the other samples of its batch."""
     extra_forwards: float = 0.0
     """Forward passes per training sample beyond the first; they count against the budget."""
 
@@ -57,6 +54,11 @@ class MethodCard:
     """The two decades in which tuning trials search, log-uniform; the default rate is their geometric mean."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options with their defaults; a suite may set these keys and no others."""
+    parameters: str = ""
+    """Closed form of what trains, head apart: a formula over the sizes of the backbone and the options' names, see
+    mmbench.formula. Empty: not stated."""
+    bibtex: str = ""
+    """Key of the paper in methods/references.bib."""
     note: str = ""
 
     @staticmethod
@@ -64,6 +66,56 @@ class MethodCard:
         """Build a card from decorator arguments; raises TypeError for an unknown or missing fact."""
         facts["needs"] = Needs(**facts.get("needs", {}))
         return MethodCard(name=name, **facts)
+
+
+@dataclass(frozen=True)
+class StrategyCard:
+    """A row of the registry of training strategies: what a method sees in training, beside the regime."""
+
+    name: str
+    title: str
+    reference: str
+    year: int
+    extra_forwards: float = 0.0
+    """Forward passes per training sample beyond the first; they count against the budget."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    bibtex: str = ""
+    note: str = ""
+
+    @staticmethod
+    def of(name: str, **facts: Any) -> StrategyCard:
+        return StrategyCard(name=name, **facts)
+
+
+@dataclass(frozen=True)
+class OnlineCard:
+    """A row of the registry of online adapters: what happens to a trained method at test time."""
+
+    name: str
+    title: str
+    reference: str
+    year: int
+    memory: str
+    """As for methods: how far the gradient of an update reaches; M0 where none is taken."""
+    updates: str
+    """What changes at test time, in words."""
+    parameters: str = ""
+    """Closed form of the updated parameters on the plain backbone, as for methods."""
+    forwards: float = 1.0
+    """Forward passes per test sample that an update takes, beside those of the scored predictions."""
+    backwards: float = 1.0
+    source_samples: int = 0
+    """Training samples it may look at before the stream begins."""
+    stream_length: bool = False
+    """Whether it must know in advance how long the stream is."""
+    attn_maps: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    bibtex: str = ""
+    note: str = ""
+
+    @staticmethod
+    def of(name: str, **facts: Any) -> OnlineCard:
+        return OnlineCard(name=name, **facts)
 
 
 Modality = Literal["audio", "vision"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mmbench import registry
 from mmbench.cards import Track
-from mmbench.errors import ConfigError, near_words
-from mmbench.strict_yaml import StrictLoader
+from mmbench.errors import ConfigError, UnknownNameError
 
-Regime = Literal["clean", "mixed", "casewise"]
+Regime = Literal["clean", "mixed", "casewise", "missing-rate"]
+Stream = Annotated[str, Field(pattern=r"^(reset|continual|mixed)/[1-9][0-9]{0,3}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -131,18 +131,41 @@ class BackboneSpec(Config):
         return self.label or (self.name if self.fusion == "gated" else f"{self.name} (fusion {self.fusion})")
 
 
+class PartSpec(Config):
+    """A training strategy or an online adapter, with options that differ from its card."""
+
+    name: str
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+
 class MethodSpec(Config):
-    """A method of the suite, with options that differ from its card."""
+    """A method of the suite, with options that differ from its card, and what is combined with it."""
 
     name: str
     label: str | None = None
     regimes: tuple[Regime, ...] | None = Field(default=None, min_length=1)
     """Regimes of this method only; the suite's unless given."""
     options: Mapping[str, Any] = Field(default_factory=dict)
+    strategies: tuple[PartSpec, ...] = ()
+    """Training strategies, the innermost first."""
+    online: PartSpec | None = None
+    """What happens at test time; the trained state is that of the same row without it."""
+
+    @field_validator("strategies", "online", mode="before")
+    @classmethod
+    def _parts(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [{"name": v} if isinstance(v, str) else v for v in value]
+        return {"name": value} if isinstance(value, str) else value
 
     @property
     def title(self) -> str:
-        return self.label or self.name
+        parts = [self.name, *(s.name for s in self.strategies), *([self.online.name] if self.online else ())]
+        return self.label or "+".join(parts)
+
+    def offline(self) -> MethodSpec:
+        """The same row without its online adapter."""
+        return self.model_copy(update={"online": None, "label": None}) if self.online else self
 
 
 class Suite(Config):
@@ -157,6 +180,10 @@ class Suite(Config):
     """Case names, set names, or cases written out; parsed by mmbench.cases."""
     train_cases: tuple[Any, ...] | None = Field(default=None, min_length=1)
     """Cases seen in `mixed` and `casewise` training; those of `cases` unless given."""
+    missing_rate: float = Field(default=0.7, gt=0, le=1)
+    """Share of the samples that lack a modality in `missing-rate` training, half of them audio, half vision."""
+    streams: tuple[Stream, ...] = Field(default=("reset/64",), min_length=1)
+    """How online adapters see the test data, as `setting/batch`; settings are reset, continual and mixed."""
     tracks: tuple[Track, ...] = Field(default=("informed", "avail", "blind"), min_length=1)
     datasets: tuple[DataConfig, ...] = Field((DataConfig(name="synthetic-av"),), min_length=1)
     backbones: tuple[BackboneSpec, ...] = Field(default=(BackboneSpec(),), min_length=1)
@@ -190,104 +217,21 @@ class Suite(Config):
 
 
 def method_entry(text: str) -> dict[str, Any]:
-    """`lora-qv` or `lora-qv+mixed` as a MethodSpec mapping."""
-    name, _, regime = text.partition("+")
-    return {"name": name, "regimes": [regime]} if regime else {"name": name}
+    """`lora-qv+mixed+mixup+read` as a MethodSpec mapping: after the method a regime, strategies and an online adapter.
 
-
-def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
-    """Read a suite file; `overrides` are `budget.epochs=2` strings.
-
-    Raises ConfigError naming the file, the key and the value.
+    Raises UnknownNameError for a part that is none of these and ConfigError for a second regime or adapter.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
-    except OSError as error:
-        raise ConfigError(f"cannot read suite {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"suite {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"suite {path} must be a mapping of keys, not {type(content).__name__}")
-    return suite_of(content, overrides, path)
-
-
-def suite_of(content: dict[str, Any], overrides: tuple[str, ...], path: Path | None = None) -> Suite:
-    """A suite given as plain data, with `key=value` overrides put in place."""
-    for override in overrides:
-        _override(content, override)
-    return parse_suite(content, path)
-
-
-def parse_suite(content: Mapping[str, Any], path: Path | None = None) -> Suite:
-    """Validate a suite given as plain data; paths in it count from the suite file's folder."""
-    try:
-        suite = Suite.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"suite {path or ''}: {explain(error)}") from None
-    return _resolve(suite, path.resolve().parent if path else Path.cwd())
-
-
-SECTIONS: Mapping[object, type[Config]] = {
-    "methods": MethodSpec,
-    "datasets": DataConfig,
-    "split": SplitConfig,
-    "backbones": BackboneSpec,
-    "budget": Budget,
-    "optim": OptimConfig,
-}
-
-
-def explain(error: ValidationError) -> str:
-    """Pydantic's findings in one line: where, what, the value that was given, and near keys."""
-    lines = []
-    places = [found["loc"] for found in error.errors()]
-    for found in error.errors():
-        loc = found["loc"]
-        if found["type"] == "too_short" and any(loc == place[: len(loc)] != place for place in places):
-            continue  # the list looks empty only because its entries are wrong
-        where = ".".join(str(part) for part in loc) or "file"
-        given = "" if found["type"] in ("missing", "value_error") else f" (got {found['input']!r:.80})"
-        what = found["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
-        hint = f"; {_near_keys(loc)}" if found["type"] == "extra_forbidden" else ""
-        lines.append(f"{where}: {what}{given}{hint}")
-    return "; ".join(lines)
-
-
-def _near_keys(place: tuple[int | str, ...]) -> str:
-    """Near or known keys of the section that a place lies in."""
-    sections = [SECTIONS[part] for part in place[:-1] if part in SECTIONS]
-    return near_words(str(place[-1]), (sections or [Suite])[-1].model_fields)
-
-
-def _override(content: dict[str, Any], text: str) -> None:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set takes key=value, got '{text}'")
-    *parents, last = key.split(".")
-    target: Any = content
-    try:
-        for parent in parents:
-            target = target[int(parent)] if isinstance(target, list) else target.setdefault(parent, {})
-        target[int(last) if isinstance(target, list) else last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not valid YAML") from None
-    except (AttributeError, TypeError, ValueError, IndexError):
-        raise ConfigError(
-            f"--set {text}: the suite has no such place; lists take numbers, datasets.0.root=..."
-        ) from None
-
-
-def _resolve(suite: Suite, folder: Path) -> Suite:
-    """Make every relative path absolute, counted from the suite file."""
-
-    def absolute(path: Path | None) -> Path | None:
-        return None if path is None else (folder / path.expanduser()).resolve()
-
-    datasets = tuple(
-        d.model_copy(update={key: absolute(getattr(d, key)) for key in ("root", "manifest", "label_csv")})
-        for d in suite.datasets
-    )
-    backbones = tuple(
-        b.model_copy(update={"path": absolute(b.path), "init": absolute(b.init)}) for b in suite.backbones
-    )
-    return suite.model_copy(update={"datasets": datasets, "backbones": backbones})
+    name, *parts = text.split("+")
+    entry: dict[str, Any] = {"name": name}
+    regimes, strategies, onlines = get_args(Regime), registry.strategies().names(), registry.onlines().names()
+    for part in parts:
+        if part in strategies:
+            entry["strategies"] = [*entry.get("strategies", []), part]
+            continue
+        key = "regimes" if part in regimes else "online"
+        if key == "online" and part not in onlines:
+            raise UnknownNameError("regime, strategy or online adapter", part, [*regimes, *strategies, *onlines])
+        if key in entry:
+            raise ConfigError(f"'{text}' names two {'regimes' if key == 'regimes' else 'online adapters'}")
+        entry[key] = [part] if key == "regimes" else part
+    return entry

@@ -41,7 +41,7 @@ CHECKS = (
     Check("start-is-restored", checks.start_is_restored),
     Check("export-equals-predict", checks.export_equals_predict),
     Check("alone-equals-batch", checks.alone_equals_batch),
-    Check("reset-restores", checks.reset_restores),
+    Check("count-is-declared", checks.count_is_declared),
     Check("blind-call", checks.blind_call),
     Check("training-knowledge", checks.training_knowledge),
     Check("phases-share", checks.phases_share),

@@ -25,7 +25,7 @@ STEPS = 3
 SIZES = BackboneConfig(
     name="bed", embed_dim=32, heads=2, depth=2, frames=32, image_size=32, n_classes=4, decoder_dim=32, decoder_heads=2
 )
-KNOWLEDGE = ("case", "available", "label")
+KNOWLEDGE = ("case", "available", "affected", "label")
 CASES = ("complete", "missing-audio", "missing-vision")
 
 
@@ -59,6 +59,7 @@ class Bed:
             ids=tuple(f"bed/{seed}-{i}" for i in range(count)),
             case=tuple(CASES[i % 3] for i in range(count)),
             available=available,
+            affected=~available,
         )
 
 
@@ -132,6 +133,8 @@ def train(method: Method, bed: Bed, steps: int = STEPS) -> Training:
             method.after_backward(step, steps)
             note_gradients(method, seen)
             optimizer.step()
+            method.after_step(step, steps)
+    method.finish()
     for tensor in parameters(method).values():
         tensor.grad = None
     mode(method, False)

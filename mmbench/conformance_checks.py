@@ -11,8 +11,9 @@ from safetensors.torch import save as write_safetensors
 from torch import Tensor, nn
 
 from mmbench.backbone.cavmae import CAVMAEFT
-from mmbench.conformance_bed import Subject, blanked, mode, parameters, tensors, train, watch
+from mmbench.conformance_bed import KNOWLEDGE, Subject, blanked, mode, parameters, tensors, train, watch
 from mmbench.data.batch import Batch
+from mmbench.formula import evaluate, numbers
 from mmbench.method import Method
 from mmbench.train import shares
 
@@ -126,21 +127,16 @@ def alone_equals_batch(subject: Subject) -> str | None:
     return f"a sample's logits change by {difference:.1e} with its companions: declare needs batch_dependent or mend it"
 
 
-def reset_restores(subject: Subject) -> str | None:
-    method, batch = subject.trained(), subject.bed.batch()
-    if not method.card.needs.state_at_test:
-        overridden = type(method).adapt is not Method.adapt
-        return "overrides `adapt` without declaring needs state_at_test" if overridden else None
-    state, expected = method.state(), method.predict(batch)
-    for seed in (1, 2):
-        method.adapt(blanked(method, subject.bed.batch(seed)))
-    method.reset()
-    after = method.state()
-    if set(after) != set(state) or any(not torch.equal(after[name], state[name]) for name in state):
-        return "`reset` does not restore the state that `adapt` changed: keep a copy when `load` is called"
-    if not torch.equal(method.predict(batch), expected):
-        return "after `reset` the predictions differ: `adapt` changed something that the state does not hold"
-    return None
+def count_is_declared(subject: Subject) -> str | None:
+    method = subject.make()
+    formula = method.card.parameters
+    if not formula:
+        return None
+    declared = evaluate(formula, {**subject.bed.config.symbols(), **numbers(method.options)})
+    counted = sum(p.numel() for name, p in method.trainable().items() if not name.startswith("mlp_head."))
+    if declared == counted:
+        return None
+    return f"{counted} values train beside the head, but `parameters` ({formula}) gives {declared}: mend either"
 
 
 def blind_call(subject: Subject) -> str | None:
@@ -161,7 +157,7 @@ def training_knowledge(subject: Subject) -> str | None:
     if not method.card.trains or needs.train_case or needs.case == "oracle":
         return None
     reads: list[str] = []
-    method.loss(watch(subject.bed.batch(), frozenset({"case"}), reads))
+    method.loss(watch(subject.bed.batch(), frozenset({"case", "affected"}), reads))
     return "`loss` reads the case of training samples: declare needs train_case" if reads else None
 
 
@@ -203,12 +199,12 @@ def predict_is_pure(subject: Subject) -> str | None:
         logits = method.predict(batch)
     if logits.shape != (len(batch), subject.bed.config.n_classes) or not bool(logits.isfinite().all()):
         return f"`predict` must return finite logits (B, C) = {(len(batch), subject.bed.config.n_classes)}"
-    if not method.card.needs.grad_at_test and (saved or logits.requires_grad):
-        return "`predict` builds a graph: wrap it in torch.no_grad(), or declare needs grad_at_test"
+    if saved or logits.requires_grad:
+        return "`predict` builds a graph: wrap it in torch.no_grad()"
     if any(p.grad is not None for p in parameters(method).values()):
         return "`predict` leaves gradients behind: clear them"
     if any(not torch.equal(t, before[n][0]) or t.requires_grad != before[n][1] for n, t in tensors(method).items()):
-        return "`predict` changes tensors: online updates belong in `adapt`"
+        return "`predict` changes tensors: updates at test time belong in an online adapter"
     return None if torch.equal(method.predict(batch), logits) else "two calls of `predict` on one batch disagree"
 
 
@@ -285,8 +281,8 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def forbidden(method: Method) -> frozenset[str]:
     """What `predict` may not look at, by the declared needs."""
-    granted = {"none": set(), "avail": {"available"}, "oracle": {"available", "case"}}[method.card.needs.case]
-    return frozenset({"case", "available", "label"} - granted)
+    granted = {"none": set(), "avail": {"available"}, "oracle": set(KNOWLEDGE) - {"label"}}[method.card.needs.case]
+    return frozenset(set(KNOWLEDGE) - granted)
 
 
 def words(names: Iterable[str]) -> str:

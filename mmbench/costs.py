@@ -16,6 +16,7 @@ from mmbench.feed import TrainFeed, TrialData
 from mmbench.meter import Probe, flop_counter, probe_step
 from mmbench.method import Method
 from mmbench.records import Costs, PeakMemory, TrainingState
+from mmbench.strategy import Regimen
 from mmbench.train import Fitted, out_of_memory
 
 PROBE_BATCH = 4
@@ -52,26 +53,27 @@ class CostInputs:
     """Samples predicted in the final evaluation, over cases and tracks."""
 
 
-def count_step(method: Method, data: TrialData, cases: tuple[Case, ...], bench: Bench) -> StepCounts:
-    """Count one training step of a method without changing it."""
+def count_step(regimen: Regimen, data: TrialData, cases: tuple[Case, ...], bench: Bench) -> StepCounts:
+    """Count one training step without changing the method."""
     feed = TrainFeed(data, PROBE_SEED, cases[:1])
     batch = feed.load(0, data.splits.train[:PROBE_BATCH]).to(bench.device)
     try:
-        return count_batch(method, batch, bench)
+        return count_batch(regimen, batch, bench)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-    return count_batch(method, batch.select([0, 1]), bench)
+    return count_batch(regimen, batch.select([0, 1]), bench)
 
 
-def count_batch(method: Method, batch: Batch, bench: Bench) -> StepCounts:
+def count_batch(regimen: Regimen, batch: Batch, bench: Bench) -> StepCounts:
     """The same on a given batch of at least two samples."""
+    method = regimen.method
     everything = [*method.net.parameters(), *method.extra.parameters()]
 
     def probe(part: Batch) -> Probe:
         def loss() -> Tensor:
             with bench.autocast():
-                return method.loss(part).total
+                return regimen.loss(part).total
 
         return probe_step(loss, method.trainable(), everything, len(part))
 

@@ -113,6 +113,7 @@ def blank(batch: Batch, track: Track) -> Batch:
         label=None,
         case=batch.case if track == "informed" else None,
         available=batch.available if track in ("informed", "avail") else None,
+        affected=batch.affected if track == "informed" else None,
     )
 
 
@@ -133,6 +134,7 @@ def join(parts: Sequence[Batch]) -> Batch:
         ids=tuple(id for p in parts for id in p.ids),
         case=tuple(c for case in cases for c in case or ()) if all(cases) else None,
         available=stack([p.available for p in parts]),
+        affected=stack([p.affected for p in parts]),
     )
 
 

@@ -7,6 +7,7 @@ must be written; every other hook has a default. The loop in train.py and evalua
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -48,10 +49,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Loss:
-    """Scalar to minimise, and named detached scalars for the log."""
+    """Scalar to minimise, and the logits (B, C) it was computed from, for strategies that add terms of their own."""
 
     total: Tensor
-    parts: Mapping[str, Tensor]
+    logits: Tensor
 
 
 class Method:
@@ -111,21 +112,37 @@ class Method:
 
     def loss(self, batch: Batch) -> Loss:
         """Training objective of one micro-batch, averaged over its samples."""
-        return Loss(self.criterion(self.logits(batch), batch.label), {})
+        logits = self.logits(batch)
+        return Loss(self.criterion(logits, batch.label), logits)
 
     def after_backward(self, step: int, steps: int) -> None:
-        """Called between backward and the optimiser step."""
+        """Called between backward and the optimiser step; `steps` are those of the phase."""
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Called after the optimiser step, while its gradients are still there."""
+
+    def finish(self) -> None:
+        """Called once after the last phase, before the state is taken."""
+
+    def stream(self, name: str) -> str | None:
+        """ "a" or "v" for a trainable tensor that serves one modality's encoder alone, else None.
+
+        Told by the name: blocks_a, patch_embed_v, and additions called ..._a, ..._v or ..._a3.
+        """
+        found = re.search(r"(?:^|[._])(?:blocks_|patch_embed_|pos_embed_|modality_)?([av])\d*(?:[._]|$)", name)
+        return found.group(1) if found and not name.startswith("blocks_fu.") else None
 
     def criterion(self, logits: Tensor, label: Tensor | None) -> Tensor:
-        """The suite's loss on logits (B, C): cross-entropy for labels (B,), binary for multi-hot (B, C)."""
+        """The suite's loss on logits (B, C): cross-entropy for labels (B,) or shares (B, C), binary for multi-hot."""
         assert label is not None  # the harness trains on labelled batches only
         smoothing = self.recipe.label_smoothing
         if not (self.recipe.multi_label or self.recipe.bce):
             return F.cross_entropy(logits, label, label_smoothing=smoothing)
         target = label if label.ndim == 2 else F.one_hot(label, logits.shape[1])
         # Positives are set to 1 - s, the rest to s / C, as in the CAV-MAE loader.
-        smooth = torch.where(target > 0, 1.0 - smoothing, smoothing / logits.shape[1])
-        return F.binary_cross_entropy_with_logits(logits, smooth.to(logits.dtype))
+        target = target.to(logits.dtype)
+        smooth = target * (1.0 - smoothing) + (1.0 - target) * smoothing / logits.shape[1]
+        return F.binary_cross_entropy_with_logits(logits, smooth)
 
     # What it predicts -------------------------------------------------------------------------------------------
 
@@ -141,12 +158,6 @@ class Method:
     def combine(self, states: Sequence[State]) -> State | None:
         """One state for use without knowing the case, made of the case-wise ones; None: average their probabilities."""
         return None
-
-    def adapt(self, batch: Batch) -> None:
-        """Update online state on an unlabelled test batch; only methods that declare `state_at_test`."""
-
-    def reset(self) -> None:
-        """Undo every `adapt` since the last `load`, exactly."""
 
     # What it leaves ---------------------------------------------------------------------------------------------
 

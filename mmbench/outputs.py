@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from mmbench.errors import ConfigError
 from mmbench.evaluate import Missed, Predictions
+from mmbench.files import RecordError
 from mmbench.method import State
-from mmbench.records import RecordError
 from mmbench.train import Fitted
 
 PREDICTIONS = "predictions.parquet"

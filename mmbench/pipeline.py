@@ -129,7 +129,9 @@ def apply_case(
     vision = _fill(vision, available[:, 1], case, "vision", active)
     if digest is not None:
         _digest_batch(digest, active, wave, image, _absences(case, available))
-    return Batch(audio, vision, raw.label, raw.ids, (case.name,) * len(raw.ids), available)
+    touched = torch.tensor([case.audio is not None, case.vision is not None])
+    affected = ~available | touched  # (B, 2)
+    return Batch(audio, vision, raw.label, raw.ids, (case.name,) * len(raw.ids), available, affected)
 
 
 def _audio_until_fbank(active: _Active) -> tuple[Tensor, Tensor, Tensor]:

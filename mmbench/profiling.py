@@ -25,6 +25,7 @@ from mmbench.meter import WARMUP_STEPS, Clock, PeakMeter, StepTimes, optimizer_b
 from mmbench.method import Method, Recipe
 from mmbench.records import PeakMemory
 from mmbench.source import open_gates
+from mmbench.strategy import Regimen
 from mmbench.train import Ledger, fitting_step, make_optimizer
 
 COUNTED = 2
@@ -81,7 +82,7 @@ def profile_method(request: ProfileRequest, device: torch.device) -> Profile:
     bench = Bench(device, budget, Clock(device))
     method = _method(request, device)
     batch = random_batch(method.net.config, request.batch, device)
-    counts = count_batch(method, batch.select(range(COUNTED)), bench)
+    counts = count_batch(Regimen(method), batch.select(range(COUNTED)), bench)
     peaks = PeakMeter(device)
     peaks.reset()
     ledger, kept = _time_steps(method, batch, request.steps, bench)
@@ -143,7 +144,7 @@ def _time_steps(method: Method, batch: Batch, steps: int, bench: Bench) -> tuple
     for step in range(total):
         with bench.clock.phase("train"):
             began = time.perf_counter()
-            fitting_step(method, batch, optimizer, bench, ledger, (step, total))
+            fitting_step(Regimen(method), batch, optimizer, bench, ledger, (step, total))
             _wait(bench)
             ledger.times.add(time.perf_counter() - began, len(batch))
     return ledger, optimizer_bytes(optimizer)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbench.cards import Track
-from mmbench.errors import MMBenchError
+from mmbench.files import RecordError, write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
 
 Status = Literal["ok", "refused", "does-not-fit", "diverged", "over-budget", "crashed"]
 """How a trial ended. All but `crashed` are results; a crash can be run again with `--retry crashed`."""
-
-
-class RecordError(MMBenchError):
-    """A record that cannot be read or written."""
 
 
 class Part(BaseModel):
@@ -48,10 +41,12 @@ class TrialFacts(Part):
     title: str
     """What tables call the row: the method's label in the suite, or its name."""
     family: str
-    regime: Literal["clean", "mixed", "casewise", "none"]
+    regime: Literal["clean", "mixed", "casewise", "missing-rate", "none"]
     """`none` for rows that do not train."""
     dataset: str
     backbone: str
+    strategies: tuple[str, ...] = ()
+    """Training strategies, the innermost first."""
     seed: int
     options: dict[str, Any]
     budget: dict[str, Any]
@@ -74,7 +69,7 @@ class Environment(Part):
     device_kind: Literal["cpu", "cuda"]
     threads: int
     workers: int | None = None
-    """Trials that ran at the same time on the machine; None for a trial run by hand."""
+    """Trials at a time on the machine; None for one run by hand."""
     packages: dict[str, str]
     commit: str | None = None
     dirty: bool | None = None
@@ -128,9 +123,28 @@ class Score(Part):
     value: float | None
     n: int
     reason: str | None = None
-    """Why there is no value."""
     digest: str | None = None
     """SHA-256 of the corrupted evaluation set; two records enter one table only if it agrees."""
+    stream: str = ""
+    """`setting/batch` of an online adapter; empty for predictions of the model as trained."""
+    update: Literal["none", "before", "after"] = "none"
+    """Whether an online prediction was made before (the headline) or after the update on its own batch."""
+
+
+class OnlineFacts(Part):
+    """What adapted at test time, and what that cost beside the scored predictions."""
+
+    name: str
+    options: dict[str, Any]
+    base: str
+    """Id of the trial that trained it."""
+    updated_parameters: int
+    forwards_per_sample: float
+    backwards_per_sample: float
+    source_samples: int
+    update_seconds_per_sample: float | None
+    used_share: float | None
+    """Share of the test samples that entered an update, over all streams."""
 
 
 class PhaseSeconds(Part):
@@ -204,7 +218,7 @@ class Costs(Part):
 class TrialRecord(Part):
     """The whole record. `schema_version` stays first, so that a reader can decide before it parses the rest."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     status: Status
     failure: Failure | None = None
     trial: TrialFacts
@@ -215,25 +229,11 @@ class TrialRecord(Part):
     tuning: tuple[TuningTrial, ...] = ()
     scores: tuple[Score, ...] = ()
     costs: Costs | None = None
+    online: OnlineFacts | None = None
 
 
 RECORD = "trial.json"
 MARKER = "done"
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write aside, flush to the disk, rename: a reader sees the old file or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise RecordError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from None
 
 
 def save_record(record: TrialRecord, folder: Path) -> None:
@@ -266,11 +266,11 @@ def load_record(path: Path) -> TrialRecord:
 
 
 def _upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Older schemas are lifted here, one step a version; there is only one so far."""
+    """Older schemas are lifted here, one step a version. Schema 2 added strategies and online adapters."""
     found = content.get("schema_version")
-    if found != SCHEMA:
+    if found not in (1, SCHEMA):
         raise ValueError(f"schema {found!r} is not one this version reads (up to {SCHEMA}); update mmbench")
-    return content
+    return {**content, "schema_version": SCHEMA}
 
 
 def find_records(folder: Path) -> Iterator[Path]:

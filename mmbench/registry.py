@@ -1,7 +1,8 @@
 """Finds methods, corruptions and data sets: built-in folders, installed entry points and `--plugin` files.
 
 Names and facts are read from each file's syntax tree, so listing imports no plugin and no torch; a file is imported
-only when one of its entries is used. That is why decorator arguments must be literals.
+only when one of its entries is used. That is why decorator arguments must be literals, or `**NAME` of a literal
+mapping at the top of the same file: what the rows of a family share.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from mmbench.cards import CorruptionCard, DatasetCard, MethodCard
+from mmbench.cards import CorruptionCard, DatasetCard, MethodCard, OnlineCard, StrategyCard
 from mmbench.errors import ConfigError, UnknownNameError
 
-Card = TypeVar("Card", MethodCard, CorruptionCard, DatasetCard)
+Card = TypeVar("Card", MethodCard, StrategyCard, OnlineCard, CorruptionCard, DatasetCard)
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
-KINDS = ("method", "corruption", "dataset")
+KINDS = ("method", "strategy", "online", "corruption", "dataset")
 ROOT = Path(__file__).resolve().parent.parent
 _loaded: dict[tuple[str, str], Any] = {}  # (kind, name) -> class or function, filled by the decorators on import
 _plugins: list[Path] = []
@@ -118,20 +119,32 @@ def _decorated(path: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (OSError, SyntaxError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
+    shared = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
     for node in tree.body:
         if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             continue
         for call in node.decorator_list:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == kind:
-                yield _literal_call(call, path)
+                yield _literal_call(call, shared, path)
 
 
-def _literal_call(call: ast.Call, path: Path) -> tuple[str, dict[str, Any]]:
+def _literal_call(call: ast.Call, shared: Mapping[str, ast.expr], path: Path) -> tuple[str, dict[str, Any]]:
+    facts: dict[str, Any] = {}
     try:
         (name,) = (ast.literal_eval(argument) for argument in call.args)
-        facts = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-    except ValueError:
-        raise ConfigError(f"{path}:{call.lineno}: decorator takes one name and literal facts only") from None
+        for keyword in call.keywords:
+            if keyword.arg:
+                facts[keyword.arg] = ast.literal_eval(keyword.value)
+            else:
+                facts |= ast.literal_eval(shared[ast.unparse(keyword.value)])
+    except (ValueError, KeyError):
+        raise ConfigError(
+            f"{path}:{call.lineno}: decorator takes one name and literal facts only, or **NAME of a literal mapping"
+        ) from None
     return str(name), facts
 
 
@@ -177,7 +190,7 @@ def use_plugins(paths: tuple[Path, ...]) -> None:
         file_digest(resolved)
         if resolved not in _plugins:
             _plugins.append(resolved)
-    for cached in (methods, corruptions, datasets):
+    for cached in (methods, strategies, onlines, corruptions, datasets):
         cached.cache_clear()
 
 
@@ -195,6 +208,16 @@ def plugins() -> tuple[Path, ...]:
 @lru_cache(maxsize=1)
 def methods() -> Registry[MethodCard]:
     return Registry("method", MethodCard.of, ROOT / "methods")
+
+
+@lru_cache(maxsize=1)
+def strategies() -> Registry[StrategyCard]:
+    return Registry("strategy", StrategyCard.of, ROOT / "methods")
+
+
+@lru_cache(maxsize=1)
+def onlines() -> Registry[OnlineCard]:
+    return Registry("online", OnlineCard.of, ROOT / "methods")
 
 
 @lru_cache(maxsize=1)
@@ -221,6 +244,16 @@ def _decorator(
 def method(name: str, **facts: Any) -> Callable[[Registered], Registered]:
     """Register a Method class; the arguments are the fields of MethodCard, as literals."""
     return _decorator("method", MethodCard.of, name, facts)
+
+
+def strategy(name: str, **facts: Any) -> Callable[[Registered], Registered]:
+    """Register a Strategy class; the arguments are the fields of StrategyCard, as literals."""
+    return _decorator("strategy", StrategyCard.of, name, facts)
+
+
+def online(name: str, **facts: Any) -> Callable[[Registered], Registered]:
+    """Register an Online class; the arguments are the fields of OnlineCard, as literals."""
+    return _decorator("online", OnlineCard.of, name, facts)
 
 
 def corruption(name: str, **facts: Any) -> Callable[[Registered], Registered]:

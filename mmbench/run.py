@@ -35,6 +35,7 @@ from mmbench.method import Method, Recipe
 from mmbench.outputs import save_predictions, save_states
 from mmbench.prepare import data_facts, reopen_data
 from mmbench.records import BackboneFacts, Failure, Status, TrialFacts, TrialRecord, TuningTrial, is_done, save_record
+from mmbench.strategy import Regimen, Strategy
 from mmbench.train import SINGLE, Fitted, Job, Ledger, fit, out_of_memory
 from mmbench.trials import Trial, read_trial
 from mmbench.tune import tune
@@ -72,6 +73,10 @@ class Desk:
 
     def train_cases(self) -> tuple[Case, ...]:
         return (Case("complete"),) if self.trial.regime == "clean" else self.trial.parsed_train_cases()
+
+    def strategies(self) -> tuple[Strategy, ...]:
+        known = registry.strategies()
+        return tuple(known.load(part.name)(part.options) for part in self.trial.method.strategies)
 
 
 def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> Status | None:
@@ -135,6 +140,8 @@ def classify(error: Exception) -> tuple[Status, Failure]:
 def facts(trial: Trial) -> TrialFacts:
     card = registry.methods().card(trial.method.name)
     deviations = [f"{key} = {value}" for key, value in trial.method.options.items()]
+    for part in (*trial.method.strategies, *filter(None, (trial.method.online,))):
+        deviations += [f"{part.name}: {key} = {value}" for key, value in part.options.items()]
     return TrialFacts(
         id=trial.id,
         suite=trial.suite,
@@ -142,6 +149,7 @@ def facts(trial: Trial) -> TrialFacts:
         title=trial.method.title,
         family=card.family,
         regime=trial.regime or "none",
+        strategies=tuple(part.name for part in trial.method.strategies),
         dataset=trial.dataset.title,
         backbone=trial.backbone.title,
         seed=trial.seed,
@@ -222,12 +230,7 @@ def _work(desk: Desk, folder: Path) -> dict[str, Any]:
 
 
 def _refuse_unserved(desk: Desk) -> None:
-    """Privileges that a card may declare but this harness does not grant yet, and settings that contradict the data."""
-    needs, name = desk.method.card.needs, desk.trial.method.name
-    asked = ("grad_at_test", "state_at_test", "source_samples", "attn_maps")
-    unserved = [need for need in asked if getattr(needs, need)]
-    if unserved:
-        raise RefusedError(f"{name} needs {', '.join(unserved)}, which this version does not offer")
+    """Settings that contradict the data or each other."""
     if desk.data.multi_label and desk.trial.budget.optim.loss == "cross-entropy":
         raise RefusedError("budget.optim.loss: cross-entropy cannot serve data with several labels; use auto or bce")
     fusion, batch = desk.meta.config.fusion, desk.trial.budget
@@ -243,9 +246,11 @@ def _train(desk: Desk) -> tuple[Fitted, tuple[TuningTrial, ...], StepCounts | No
         return Fitted({SINGLE: desk.method.state()}, Ledger()), (), None, None, None
     if not desk.method.trainable():
         raise RefusedError(f"{trial.method.name} trains the head only, which budget.train_head: false keeps frozen")
-    counts = count_step(desk.method, desk.data, desk.train_cases(), bench)
+    strategies = desk.strategies()
+    counts = count_step(Regimen(desk.method, strategies), desk.data, desk.train_cases(), bench)
     micro_batch = fit_micro_batch(counts, bench)
-    job = Job(desk.train_cases(), desk.casewise, 0.0, _samples(trial, desk.data), trial.seed, micro_batch)
+    samples = _samples(trial, desk.data)
+    job = Job(desk.train_cases(), desk.casewise, 0.0, samples, trial.seed, micro_batch, strategies=strategies)
     lr, tuning = tune(desk.method, desk.data, job, trial, bench)
     desk.peaks.reset()
     energy = EnergyMeter(bench.device)

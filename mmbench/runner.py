@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mmbench.config import Suite, load_suite, suite_of
+from mmbench.config import Suite
 from mmbench.errors import ConfigError
 from mmbench.records import Status
+from mmbench.suite_file import load_suite, suite_of
 from mmbench.suites.shipped import shipped_suite
 from mmbench.trials import rows, suite_cases
 

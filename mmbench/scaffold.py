@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmbench import registry
 from mmbench.errors import ConfigError
-from mmbench.records import write_atomic
+from mmbench.files import write_atomic
 
 TEMPLATE = '''"""{title}: one sentence on the idea."""
 

@@ -22,19 +22,9 @@ from mmbench.config import Suite
 from mmbench.environment import environment
 from mmbench.errors import ConfigError, MMBenchError
 from mmbench.executors.local import BUSY, INTERRUPTED, Finished, LocalExecutor, local_slots
+from mmbench.files import RecordError, write_atomic
 from mmbench.prepare import Progress, prepare_data
-from mmbench.records import (
-    MARKER,
-    RECORD,
-    Failure,
-    RecordError,
-    Status,
-    TrialRecord,
-    is_done,
-    load_record,
-    save_record,
-    write_atomic,
-)
+from mmbench.records import MARKER, RECORD, Failure, Status, TrialRecord, is_done, load_record, save_record
 from mmbench.run import facts, sigterm_raises
 from mmbench.source import prepare_backbone
 from mmbench.trials import Digests, Row, Trial, make_trial, read_trial, rows

@@ -18,6 +18,7 @@ from mmbench.errors import DivergedError, DoesNotFitError
 from mmbench.feed import TrainFeed, TrialData, seed_from
 from mmbench.meter import StepTimes, optimizer_bytes
 from mmbench.method import Method, Phase, State
+from mmbench.strategy import Regimen, Strategy
 
 CHECK_EVERY = 10
 """Steps between looks at the loss on a GPU; a look waits for the device."""
@@ -38,6 +39,7 @@ class Job:
     micro_batch: int
     """Samples in memory at once; halved when the device is out of memory."""
     name: str = "final"
+    strategies: tuple[Strategy, ...] = ()
 
 
 @dataclass
@@ -64,9 +66,10 @@ def fit(method: Method, data: TrialData, job: Job, bench: Bench) -> Fitted:
 
     Raises DivergedError, DoesNotFitError or OverBudgetError.
     """
+    regimen = Regimen(method, job.strategies)
     start = method.state() if job.casewise else None  # a copy that other jobs need not hold
     ledger = Ledger(micro_batch=job.micro_batch)
-    seen = int(job.samples / (1 + method.card.needs.extra_forwards))
+    seen = int(job.samples / (1 + regimen.extra_forwards))
     groups = [(case.name, (case,)) for case in job.cases] if job.casewise else [(SINGLE, job.cases)]
     states = {}
     for (name, cases), samples in zip(groups, shares(seen, [1.0] * len(groups)), strict=True):
@@ -74,7 +77,8 @@ def fit(method: Method, data: TrialData, job: Job, bench: Bench) -> Fitted:
             method.load(start)
         feed = TrainFeed(data, job.seed, cases)
         for phase, count in zip(method.phases(), shares(samples, [p.share for p in method.phases()]), strict=True):
-            _run_phase(method, feed, phase, count, replace(job, name=f"{job.name}/{name or 'all'}"), bench, ledger)
+            _run_phase(regimen, feed, phase, count, replace(job, name=f"{job.name}/{name or 'all'}"), bench, ledger)
+        method.finish()
         states[name] = method.state()
     return Fitted(states, ledger)
 
@@ -86,8 +90,9 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def _run_phase(
-    method: Method, feed: TrainFeed, phase: Phase, samples: int, job: Job, bench: Bench, ledger: Ledger
+    regimen: Regimen, feed: TrainFeed, phase: Phase, samples: int, job: Job, bench: Bench, ledger: Ledger
 ) -> None:
+    method = regimen.method
     method.begin(phase)
     optimizer = make_optimizer(method.groups(job.lr), bench.budget.optim)
     steps = _count_steps(samples, len(feed.data.splits.train), bench.budget.batch_size)
@@ -98,15 +103,15 @@ def _run_phase(
     for step, (epoch, ids) in enumerate(feed.order(samples, bench.budget.batch_size)):
         bench.check_deadline()
         with bench.clock.phase("data"):
-            batch = method.view(feed.load(epoch, ids).to(bench.device), rng)
+            batch = regimen.view(feed.load(epoch, ids).to(bench.device), rng)
         with bench.clock.phase("train"):
             began = time.perf_counter()
-            loss = fitting_step(method, batch, optimizer, bench, ledger, (step, steps))
+            loss = fitting_step(regimen, batch, optimizer, bench, ledger, (step, steps))
             schedule.step()
             if bench.device.type == "cuda":
                 torch.cuda.synchronize(bench.device)
             ledger.times.add(time.perf_counter() - began, len(batch))
-        ledger.samples += round(len(batch) * (1 + method.card.needs.extra_forwards))
+        ledger.samples += round(len(batch) * (1 + regimen.extra_forwards))
         ledger.optimizer_bytes = max(ledger.optimizer_bytes, optimizer_bytes(optimizer))
         progress.add(epoch, loss, len(batch), last=step == steps - 1)
     optimizer.zero_grad(set_to_none=True)  # evaluation must not pay for the last gradients
@@ -124,12 +129,17 @@ def _count_steps(samples: int, train_size: int, batch_size: int) -> int:
 
 
 def fitting_step(
-    method: Method, batch: Batch, optimizer: torch.optim.Optimizer, bench: Bench, ledger: Ledger, place: tuple[int, int]
+    regimen: Regimen,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    bench: Bench,
+    ledger: Ledger,
+    place: tuple[int, int],
 ) -> Tensor:
     """One optimiser step; halves the micro-batch when the device is out of memory, never the effective batch."""
     while True:
         try:
-            return _step(method, batch, optimizer, bench, ledger.micro_batch, place)
+            return _step(regimen, batch, optimizer, bench, ledger.micro_batch, place)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -147,7 +157,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _step(
-    method: Method,
+    regimen: Regimen,
     batch: Batch,
     optimizer: torch.optim.Optimizer,
     bench: Bench,
@@ -159,13 +169,14 @@ def _step(
     for start in range(0, len(batch), micro_batch):
         part = batch if micro_batch >= len(batch) else batch.select(range(start, min(start + micro_batch, len(batch))))
         with bench.autocast():
-            loss = method.loss(part).total * (len(part) / len(batch))
+            loss = regimen.loss(part).total * (len(part) / len(batch))
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-    method.after_backward(*place)
+    regimen.after_backward(*place)
     if bench.budget.optim.clip_norm is not None:
         nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], bench.budget.optim.clip_norm)
     optimizer.step()
+    regimen.method.after_step(*place)
     return total
 
 

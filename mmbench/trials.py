@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from mmbench import registry
 from mmbench.backbone.config import preset
 from mmbench.cards import MethodCard, Track
-from mmbench.cases import Case, parse_case, parse_cases
-from mmbench.config import BackboneSpec, Budget, Config, DataConfig, MethodSpec, Regime, Suite, explain
+from mmbench.cases import Case, Missing, parse_case, parse_cases
+from mmbench.config import BackboneSpec, Budget, Config, DataConfig, MethodSpec, PartSpec, Regime, Suite
 from mmbench.errors import ConfigError
 from mmbench.method_options import resolve_options
+from mmbench.suite_file import explain
 
 PROTOCOL = 1
 """Raised whenever the same spec would give other numbers; enters every trial id."""
@@ -49,6 +50,10 @@ class Trial(Config):
     train_cases: tuple[Any, ...]
     tracks: tuple[Track, ...]
     budget: Budget
+    streams: tuple[str, ...] = ()
+    """How the online adapter sees the test data, as `setting/batch`."""
+    base: str | None = None
+    """Id of the trial whose trained states an online adapter starts from; its folder lies beside this one's."""
     plugins: tuple[Path, ...] = ()
 
     def parsed_cases(self) -> tuple[Case, ...]:
@@ -78,11 +83,16 @@ class Row:
     backbone: BackboneSpec
     seed: int
 
+    def offline(self) -> Row:
+        """The row that trains what this one adapts online."""
+        return replace(self, method=self.method.offline())
+
 
 def rows(suite: Suite) -> tuple[Row, ...]:
     """The grid of a suite, every name and option checked.
 
-    Rows that do not train have no regime, and one seed, because nothing in them is random.
+    Rows that do not train have no regime, and one seed, because nothing in them is random. A row with an online
+    adapter comes after the row that trains what it adapts, which is added if the suite does not list it.
     """
     found = []
     for dataset in suite.datasets:
@@ -91,13 +101,44 @@ def rows(suite: Suite) -> tuple[Row, ...]:
             if backbone.path is None:
                 preset(backbone.name)
             for method in suite.methods:
-                card = registry.methods().card(method.name)
-                resolve_options(card, method.options)
+                card = _checked(method)
                 regimes = (method.regimes or suite.regimes) if card.trains else (None,)
-                seeds = suite.seeds if card.trains else suite.seeds[:1]
+                seeds = suite.seeds if card.trains or method.online else suite.seeds[:1]
                 found += [Row(method, card, r, dataset, backbone, s) for r in regimes for s in seeds]
     suite_cases(suite)
-    return tuple(found)
+    return _with_bases(found)
+
+
+def _checked(method: MethodSpec) -> MethodCard:
+    """The method's card; raises ConfigError or UnknownNameError for what the registries do not hold."""
+    card = registry.methods().card(method.name)
+    resolve_options(card, method.options)
+    for part in method.strategies:
+        resolve_options(registry.strategies().card(part.name), part.options)
+    if method.strategies and not card.trains:
+        raise ConfigError(f"{method.title}: {method.name} does not train, so a training strategy has nothing to act on")
+    if method.online:
+        resolve_options(registry.onlines().card(method.online.name), method.online.options)
+    return card
+
+
+def _with_bases(found: Sequence[Row]) -> tuple[Row, ...]:
+    """Every online row after its base; a base that the suite lists, whatever its label, is not added again."""
+
+    def content(row: Row) -> Row:
+        plain = row.method.model_copy(update={"label": None, "regimes": None})
+        seed = row.seed if row.card.trains or row.method.online else -1
+        return replace(row, method=plain, seed=seed)
+
+    known = [content(row) for row in found if row.method.online is None]
+    added: list[Row] = []
+    for row in found:
+        base = row.offline()
+        if row.method.online and content(base) not in known:
+            known.append(content(base))
+            added.append(base)
+    offline = [row for row in found if row.method.online is None]
+    return (*offline, *added, *(row for row in found if row.method.online))
 
 
 def suite_cases(suite: Suite) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
@@ -120,12 +161,27 @@ def make_trial(row: Row, suite: Suite, digests: Digests, folders: Mapping[str, P
         store_folder=folders["store"],
         seed=row.seed,
         cases=tuple(case_data(case) for case in cases),
-        train_cases=tuple(case_data(case) for case in train_cases),
+        train_cases=tuple(case_data(case) for case in _train_cases(row, suite, train_cases)),
         tracks=suite.tracks,
         budget=suite.budget,
+        streams=suite.streams if row.method.online else (),
+        base=_base_id(row, suite, digests, folders),
         plugins=registry.plugins(),
     )
     return trial.model_copy(update={"id": trial_id(trial, row, digests)})
+
+
+def _train_cases(row: Row, suite: Suite, mixed: tuple[Case, ...]) -> tuple[Case, ...]:
+    if row.regime != "missing-rate":
+        return mixed
+    return (Case(f"missing-rate-{suite.missing_rate:g}", missing=Missing("mixed", rate=suite.missing_rate)),)
+
+
+def _base_id(row: Row, suite: Suite, digests: Digests, folders: Mapping[str, Path]) -> str | None:
+    if row.method.online is None:
+        return None
+    seed = row.seed if row.card.trains else suite.seeds[0]
+    return make_trial(replace(row.offline(), seed=seed), suite, digests, folders).id
 
 
 def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
@@ -147,9 +203,33 @@ def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
         "train_cases": trial.train_cases if trial.regime not in (None, "clean") else (),
         "tracks": sorted(trial.tracks),
         "budget": trial.budget.model_dump() if row.card.trains else _evaluation(trial.budget),
+        **_combined(trial),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{_slug(row.method.name)}-{trial.regime or 'frozen'}-s{trial.seed}-{digest}"
+    parts = [row.method.name, *(part.name for part in row.method.strategies), trial.regime or "frozen"]
+    parts += [row.method.online.name] if row.method.online else []
+    return f"{_slug('-'.join(parts))}-s{trial.seed}-{digest}"
+
+
+def _combined(trial: Trial) -> dict[str, Any]:
+    """Strategies and online adapter with their options resolved, where there are any."""
+    found: dict[str, Any] = {}
+    if trial.method.strategies:
+        known = registry.strategies()
+        found["strategies"] = [_part(known, part) for part in trial.method.strategies]
+    if trial.method.online:
+        found |= {
+            "online": _part(registry.onlines(), trial.method.online),
+            "streams": trial.streams,
+            "base": trial.base,
+        }
+    return found
+
+
+def _part(known: registry.Registry[Any], part: PartSpec) -> dict[str, Any]:
+    origin = known.entry(part.name).origin
+    plugin = registry.file_digest(origin.path) if origin.label != "mmbench" else None
+    return {"name": part.name, "options": resolve_options(known.card(part.name), part.options), "plugin": plugin}
 
 
 def _evaluation(budget: Budget) -> dict[str, Any]:
@@ -168,7 +248,7 @@ def _foreign_corruptions(trial: Trial) -> dict[str, str]:
 
 def _slug(name: str) -> str:
     """A name that is safe as part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip(".-")[:40]
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip(".-")[:60]
 
 
 def case_data(case: Case) -> dict[str, Any]:

@@ -14,11 +14,11 @@ ROOT = registry.ROOT
 PACKAGES = ("mmbench", "methods", "corruptions")
 # Lowest first. A module may import from its own layer and from those below, never from one above.
 LAYERS = (
-    ("errors", "rng", "cards", "method_options", "metrics", "strict_yaml"),
+    ("errors", "rng", "cards", "method_options", "metrics", "strict_yaml", "formula", "files"),
     ("registry",),
-    ("backbone", "corruption", "records", "cases", "config", "suites"),
+    ("backbone", "corruption", "records", "cases", "config", "suite_file", "suites"),
     ("data", "pipeline", "environment"),
-    ("meter", "feed", "method"),
+    ("meter", "feed", "method", "strategy", "online"),
     ("bench", "trials", "prepare"),
     ("train", "claims"),
     ("evaluate", "costs", "outputs", "source", "conformance_bed"),
@@ -99,7 +99,8 @@ ALLOWED = {"efficiency.py": {"full-finetune"}}
 
 @pytest.mark.parametrize("path", engine(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_engine_names_no_method_and_no_corruption(path: Path) -> None:
-    built_in = {*registry.methods().names(), *registry.corruptions().names()}
+    registries = (registry.methods(), registry.strategies(), registry.onlines(), registry.corruptions())
+    built_in = {name for found in registries for name in found.names()}
     # `source` is a word of its own: the source model, a data source.
     names = built_in - {"source"} - ALLOWED.get(path.name, set())
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -107,7 +108,20 @@ def test_the_engine_names_no_method_and_no_corruption(path: Path) -> None:
     assert not named & names
 
 
-TORCH_FREE = ("config", "registry", "cards", "records", "cases", "trials", "errors", "method_options", "cli", "runner")
+TORCH_FREE = (
+    "config",
+    "suite_file",
+    "formula",
+    "registry",
+    "cards",
+    "records",
+    "cases",
+    "trials",
+    "errors",
+    "method_options",
+    "cli",
+    "runner",
+)
 
 
 @pytest.mark.parametrize("name", TORCH_FREE)

@@ -29,7 +29,7 @@ class Sound(Method):
         return plain + self.extra["scale"](plain)
 
 
-@method("{name}", title="T", family="f", reference="r", year=2026, memory="M2")
+@method("{name}", title="T", family="f", reference="r", year=2026, memory="M2"{facts})
 class Plugin(Sound):
     kind = 'what is tested'
 """
@@ -74,10 +74,8 @@ DEFECTS = {
     def predict(self, batch):
         return super().predict(batch) + (6 - len(batch)) / 100
 """,
-    "reset-restores": """
-    def adapt(self, batch):
-        with torch.no_grad():
-            self.extra["scale"].bias += 0.1
+    "count-is-declared": """
+    pass
 """,
     "blind-call": """
     def predict(self, batch):
@@ -87,7 +85,7 @@ DEFECTS = {
     "training-knowledge": """
     def loss(self, batch):
         weight = 1.0 + len(batch.case[0]) * 0
-        return Loss(weight * super().loss(batch).total, {})
+        return Loss(weight * super().loss(batch).total, batch.audio)
 """,
     "phases-share": """
     def phases(self):
@@ -103,7 +101,7 @@ DEFECTS = {
 """,
     "micro-batches": """
     def loss(self, batch):
-        return Loss(super().loss(batch).total * len(batch), {})
+        return Loss(super().loss(batch).total * len(batch), batch.audio)
 """,
     "view-is-pure": """
     def view(self, batch, rng):
@@ -122,7 +120,8 @@ DEFECTS = {
 
 
 def failed(use_plugin: Callable[[str], Path], name: str, body: str) -> list[str]:
-    use_plugin(HEAD.format(name=name) + body)
+    facts = ', parameters="C * C"' if name.endswith("count-is-declared") else ""
+    use_plugin(HEAD.format(name=name, facts=facts) + body)
     return [finding.check for finding in check_method(name) if not finding.ok]
 
 

@@ -52,23 +52,26 @@ def test_unknown_case(name: str, hint: str) -> None:
         parse_cases(["paper", name])
 
 
-@pytest.mark.parametrize(("body", "message"), [
-    ({"audio": "seed/audio-alon"}, "no corruption 'seed/audio-alon'; did you mean: seed/audio-alone"),
-    ({"audio": "seed/vision-alone"}, "'seed/vision-alone' corrupts vision; write it under 'vision'"),
-    ({"vision": "seed/audio-both"}, "corrupts audio"),
-    ({"audio": "seed/audio-alone@3"}, "has no severities"),
-    ({"audio": "missing/audio-silence"}, "fills a gap"),
-    ({"audio": 3}, "audio must be"),
-    ({"sound": "seed/audio-alone"}, "unknown key 'sound'; known: name, audio"),
-    ({"missing": "audio"}, "missing needs 'which'"),
-    ({"missing": {"which": "both"}}, "audio, vision or mixed"),
-    ({"missing": {"which": "audio", "rate": 1.5}}, "missing.rate must lie between 0 and 1, got 1.5"),
-    ({"missing": {"which": "audio", "rate": True}}, "missing.rate"),
-    ({"missing": {"which": "mixed", "audio_share": "half"}}, "missing.audio_share"),
-    ({"missing": {"which": "audio", "rates": 0.5}}, "unknown key 'rates'"),
-    ({"missing": {"which": "audio", "audio_fill": "hum"}}, "no audio_fill 'hum'; choose one of: silence, mean"),
-    ({"missing": {"which": "audio", "vision_fill": 0}}, "no vision_fill '0'"),
-])
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"audio": "seed/audio-alon"}, "no corruption 'seed/audio-alon'; did you mean: seed/audio-alone"),
+        ({"audio": "seed/vision-alone"}, "'seed/vision-alone' corrupts vision; write it under 'vision'"),
+        ({"vision": "seed/audio-both"}, "corrupts audio"),
+        ({"audio": "seed/audio-alone@3"}, "has no severities"),
+        ({"audio": "missing/audio-silence"}, "fills a gap"),
+        ({"audio": 3}, "audio must be"),
+        ({"sound": "seed/audio-alone"}, "unknown key 'sound'; known: name, audio"),
+        ({"missing": "audio"}, "missing needs 'which'"),
+        ({"missing": {"which": "both"}}, "audio, vision or mixed"),
+        ({"missing": {"which": "audio", "rate": 1.5}}, "missing.rate must lie between 0 and 1, got 1.5"),
+        ({"missing": {"which": "audio", "rate": True}}, "missing.rate"),
+        ({"missing": {"which": "mixed", "audio_share": "half"}}, "missing.audio_share"),
+        ({"missing": {"which": "audio", "rates": 0.5}}, "unknown key 'rates'"),
+        ({"missing": {"which": "audio", "audio_fill": "hum"}}, "no audio_fill 'hum'; choose one of: silence, mean"),
+        ({"missing": {"which": "audio", "vision_fill": 0}}, "no vision_fill '0'"),
+    ],
+)
 def test_what_does_not_fit_is_named(body: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_case({"name": "mine", **body})

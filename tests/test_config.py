@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mmbench.config import Suite, load_suite, parse_suite
+from mmbench.config import Suite
 from mmbench.errors import ConfigError, UnknownNameError
+from mmbench.suite_file import load_suite, parse_suite
 from mmbench.suites.shipped import shipped_suite
 from mmbench.trials import Digests, make_trial, rows
 
@@ -45,12 +46,12 @@ def refused(changes: dict[str, Any], match: str) -> None:
         ({"seeds": [0, 0]}, r"seeds named twice: 0"),
         ({"name": "../up"}, r"name: .*pattern"),
         ({"name": ""}, r"name"),
-        ({"regimes": ["noisy"]}, r"regimes\.0: .*'clean', 'mixed' or 'casewise'"),
+        ({"regimes": ["noisy"]}, r"regimes\.0: .*'clean', 'mixed', 'casewise' or 'missing-rate'"),
         ({"tracks": ["blinded"]}, r"tracks\.0"),
         ({"datasets": [{"name": "synthetic-av", "split": {"test": 1.5}}]}, r"datasets\.0\.split\.test"),
         ({"methods": ["lorra-qv"]}, r"no method 'lorra-qv'; did you mean: lora-qv"),
-        ({"methods": [{"name": "lora-qv", "options": {"ranks": 4}}]}, r"no option of method lora-qv 'ranks'.*rank"),
-        ({"methods": [{"name": "lora-qv", "options": {"rank": "8"}}]}, r"rank of method lora-qv must be int"),
+        ({"methods": [{"name": "lora-qv", "options": {"ranks": 4}}]}, r"no option of lora-qv 'ranks'.*rank"),
+        ({"methods": [{"name": "lora-qv", "options": {"rank": "8"}}]}, r"rank of lora-qv must be int"),
         ({"cases": ["noise-to-audi"]}, r"did you mean: noise-to-audio"),
         ({"train_cases": ["nothing-like-it"]}, r"no case"),
         ({"datasets": ["synthetic"]}, r"no dataset 'synthetic'; did you mean: synthetic-av"),

@@ -72,9 +72,14 @@ def test_audio_fills(name: str, value: float) -> None:
     torch.testing.assert_close(out, torch.full_like(out, value), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "rgb"), [
-    ("black", (-2.1179, -2.0357, -1.8044)), ("mean", (0.0, 0.0, 0.0)), ("white", (2.2489, 2.4286, 2.64)),
-])
+@pytest.mark.parametrize(
+    ("name", "rgb"),
+    [
+        ("black", (-2.1179, -2.0357, -1.8044)),
+        ("mean", (0.0, 0.0, 0.0)),
+        ("white", (2.2489, 2.4286, 2.64)),
+    ],
+)
 def test_vision_fills(name: str, rgb: tuple[float, float, float]) -> None:
     corruption = load_corruption(f"missing/vision-{name}")
     out = corruption.apply(torch.randn(2, 3, 8, 8), corruption.draws(KEY, ("a", "b"), torch.tensor([8, 8])))

@@ -18,7 +18,7 @@ from mmbench.rng import StreamKey
 
 KEY = StreamKey("synthetic-av", "test", 0)
 FRAMES = 64
-PLUGIN = '''
+PLUGIN = """
 from mmbench.registry import corruption
 
 @corruption("mine/gain", family="mine", modality="audio", stage="waveform", reference="test", deterministic=True)
@@ -37,7 +37,7 @@ def invert(x, draws, severity):
 def floor(x, draws, severity):
     assert (draws.lengths <= x.shape[1]).all()
     return x.clamp(min=-3.0)
-'''
+"""
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,7 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mmbench.cli import app
-from mmbench.config import load_suite
+from mmbench.suite_file import load_suite
 from mmbench.trials import rows, suite_cases
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -290,7 +290,7 @@ class Fragile(HeadOnly):
         return super().groups(lr)
 
     def loss(self, batch: Batch) -> Loss:
-        return Loss(super().loss(batch).total * (math.inf if self.rate > self.limit else 1.0), {})
+        return Loss(super().loss(batch).total * (math.inf if self.rate > self.limit else 1.0), batch.audio)
 
 
 def test_a_rate_that_diverges_has_no_score_and_is_not_chosen() -> None:

@@ -17,6 +17,7 @@ from mmbench.conformance_bed import SIZES, Bed
 from mmbench.costs import count_batch
 from mmbench.meter import Clock
 from mmbench.method import Method, Recipe
+from mmbench.strategy import Regimen
 
 CLASSES = 10
 
@@ -116,7 +117,7 @@ def test_training_state_is_counted_without_any_memory() -> None:
     for name in ("full-finetune", "linear-probe", "prompt-attention"):
         method = on_meta(name, config)
         batch = Bed(config).batch(samples=4).to("meta")
-        states[name] = count_batch(method, batch, bench).state(4)
+        states[name] = count_batch(Regimen(method), batch, bench).state(4)
         reached = sum(p.numel() for p in method.trainable().values())
         assert states[name].gradients_bytes == 4 * reached
         assert states[name].optimizer_bytes == 8 * reached
@@ -133,7 +134,7 @@ def test_counts_do_not_depend_on_the_device(name: str) -> None:
         kind: type[Method] = registry.methods().load(name)
         method = kind(net, Recipe(), {}, torch.Generator()) if net else on_meta(name, SIZES)
         bench = Bench(torch.device("cpu"), Budget(), Clock(torch.device("cpu")))
-        return count_batch(method, Bed().batch(samples=4).to(device), bench).state(4).model_dump()
+        return count_batch(Regimen(method), Bed().batch(samples=4).to(device), bench).state(4).model_dump()
 
     cpu, meta = counted("cpu"), counted("meta")
     # Each device's attention kernel keeps its own few statistics; all else is the same.

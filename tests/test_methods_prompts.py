@@ -56,7 +56,7 @@ def test_impossible_options_are_refused(options: dict[str, object], message: str
 
 @pytest.mark.parametrize("options", [{"length": "16"}, {"length": True}, {"length": 1.5}])
 def test_options_of_another_type_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="option length of method prompt-input must be int"):
+    with pytest.raises(ConfigError, match="option length of prompt-input must be int"):
         build("prompt-input", options)
 
 

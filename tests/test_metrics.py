@@ -70,9 +70,14 @@ def test_class_without_positives_lowers_the_mean() -> None:
     assert scores.mean_auc is None
 
 
-@pytest.mark.parametrize(("logits", "targets"), [
-    (np.zeros((0, 3)), np.zeros(0)), (np.zeros(3), np.zeros(3)), (np.zeros((2, 3)), np.zeros(3)),
-])
+@pytest.mark.parametrize(
+    ("logits", "targets"),
+    [
+        (np.zeros((0, 3)), np.zeros(0)),
+        (np.zeros(3), np.zeros(3)),
+        (np.zeros((2, 3)), np.zeros(3)),
+    ],
+)
 def test_shapes_that_do_not_fit(logits: np.ndarray, targets: np.ndarray) -> None:
     with pytest.raises(ValueError, match="must be"):
         score(logits, targets)

@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 from report_records import record
 
-from mmbench.records import (
-    MARKER,
-    RECORD,
-    RecordError,
-    find_records,
-    is_done,
-    load_record,
-    save_record,
-    write_atomic,
-)
+from mmbench.files import RecordError, write_atomic
+from mmbench.records import MARKER, RECORD, find_records, is_done, load_record, save_record
 
 
 def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -77,7 +69,7 @@ def test_a_record_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_record(tmp_path / "nothing.json")
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, None, "1"])
+@pytest.mark.parametrize("version", [0, 3, 99, None, "1"])
 def test_another_schema_says_to_update(tmp_path: Path, version: object) -> None:
     save_record(record("lora-qv"), tmp_path)
     content = json.loads((tmp_path / RECORD).read_text())
@@ -85,6 +77,16 @@ def test_another_schema_says_to_update(tmp_path: Path, version: object) -> None:
     (tmp_path / RECORD).write_text(json.dumps(content))
     with pytest.raises(RecordError, match="update mmbench"):
         load_record(tmp_path / RECORD)
+
+
+def test_a_record_of_the_first_schema_still_reads(tmp_path: Path) -> None:
+    save_record(record("lora-qv"), tmp_path)
+    content = json.loads((tmp_path / RECORD).read_text())
+    del content["online"], content["trial"]["strategies"]
+    for score in content["scores"]:
+        del score["stream"], score["update"]
+    (tmp_path / RECORD).write_text(json.dumps({**content, "schema_version": 1}))
+    assert load_record(tmp_path / RECORD) == record("lora-qv")
 
 
 def test_a_write_replaces_the_old_file_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from report_records import (
     scores,
 )
 
-from mmbench.records import RecordError, Status, save_record
+from mmbench.files import RecordError
+from mmbench.records import Status, save_record
 from mmbench.report.aggregate import accuracy_table, load_board
 from mmbench.report.comparable import select
 from mmbench.report.efficiency import efficiency_tables

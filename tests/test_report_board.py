@@ -13,7 +13,7 @@ from PIL import Image
 from report_records import BUDGET, costs, failed, field, record, save
 
 from mmbench.errors import UnknownNameError
-from mmbench.records import RecordError
+from mmbench.files import RecordError
 from mmbench.report.aggregate import Board, load_board
 from mmbench.report.board import write_board
 from mmbench.report.efficiency import efficiency_tables

@@ -31,23 +31,29 @@ def test_reference_vector() -> None:
     words = np.frombuffer(stream_digest(*VECTOR), dtype="<u8").tolist()
     assert words == [8841493819962176324, 7125408071705512631]
     assert stream(*VECTOR).random_raw(4).tolist() == [
-        3288388218900163210, 8275117354998503608, 7807029148126436617, 8532673481897904305,
+        3288388218900163210,
+        8275117354998503608,
+        7807029148126436617,
+        8532673481897904305,
     ]
     np.testing.assert_allclose(uniforms(stream(*VECTOR), 2), [0.1782638825453648, 0.448595010693094], rtol=1e-14)
     np.testing.assert_allclose(normals(stream(*VECTOR), 2), [-0.9220015539811429, -0.12921184808527972], rtol=1e-13)
 
 
-@pytest.mark.parametrize("changed", [
-    (StreamKey("other", "test", 0), *VECTOR[1:]),
-    (StreamKey("cifar10-av", "val", 0), *VECTOR[1:]),
-    (StreamKey("cifar10-av", "test", 1), *VECTOR[1:]),
-    (StreamKey("cifar10-av", "test", 0, TRAINING), *VECTOR[1:]),
-    (StreamKey("cifar10-av", "test", 0, EVALUATION, 0), *VECTOR[1:]),
-    (KEY, "sample-000043", *VECTOR[2:]),
-    (KEY, "sample-000042", "imagenet_c/fog", 3, "noise"),
-    (KEY, "sample-000042", "imagenet_c/gaussian_noise", 4, "noise"),
-    (KEY, "sample-000042", "imagenet_c/gaussian_noise", 3, "angle"),
-])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (StreamKey("other", "test", 0), *VECTOR[1:]),
+        (StreamKey("cifar10-av", "val", 0), *VECTOR[1:]),
+        (StreamKey("cifar10-av", "test", 1), *VECTOR[1:]),
+        (StreamKey("cifar10-av", "test", 0, TRAINING), *VECTOR[1:]),
+        (StreamKey("cifar10-av", "test", 0, EVALUATION, 0), *VECTOR[1:]),
+        (KEY, "sample-000043", *VECTOR[2:]),
+        (KEY, "sample-000042", "imagenet_c/fog", 3, "noise"),
+        (KEY, "sample-000042", "imagenet_c/gaussian_noise", 4, "noise"),
+        (KEY, "sample-000042", "imagenet_c/gaussian_noise", 3, "angle"),
+    ],
+)
 def test_every_field_changes_the_stream(changed: tuple[StreamKey, str, str, int, str]) -> None:
     assert stream_digest(*changed) != stream_digest(*VECTOR)
 

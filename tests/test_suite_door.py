@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from mmbench import doctor, registry
-from mmbench.config import Suite, parse_suite
+from mmbench.config import Suite
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.listing import describe
 from mmbench.runner import read_suite
 from mmbench.scaffold import write_method
+from mmbench.suite_file import parse_suite
 from mmbench.trials import Digests, make_trial, rows
 
 FOLDERS = {"store": Path("store"), "backbone": Path("backbone")}

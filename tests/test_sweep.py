@@ -18,13 +18,15 @@ import torch
 import yaml
 
 from mmbench.claims import CLAIM
-from mmbench.config import Suite, parse_suite
+from mmbench.config import Suite
 from mmbench.errors import ConfigError
 from mmbench.executors.local import local_slots
+from mmbench.files import RecordError
 from mmbench.outputs import load_states
-from mmbench.records import MARKER, RECORD, RecordError, load_record
+from mmbench.records import MARKER, RECORD, load_record
 from mmbench.registry import ROOT
 from mmbench.run import run_trial
+from mmbench.suite_file import parse_suite
 from mmbench.sweep import Event, SweepOptions, plan, run_suite
 from mmbench.trials import read_trial
 

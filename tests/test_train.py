@@ -34,6 +34,7 @@ from mmbench.data.batch import Batch
 from mmbench.errors import DivergedError, DoesNotFitError, OverBudgetError
 from mmbench.feed import TrainFeed
 from mmbench.method import Loss, Method, Phase, State
+from mmbench.strategy import Regimen
 from mmbench.train import SINGLE, Fitted, fit, lr_factor, make_optimizer, shares
 
 
@@ -180,7 +181,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 def test_a_diverged_loss_names_the_rate() -> None:
     class Nan(HeadOnly):
         def loss(self, batch: Batch) -> Loss:
-            return Loss(super().loss(batch).total * math.nan, {})
+            return Loss(super().loss(batch).total * math.nan, batch.audio)
 
     with pytest.raises(DivergedError, match=r"nan after 8 of 20 samples at lr 0\.01"):
         fit(make(Nan), memory_data(), make_job(), make_bench())
@@ -195,7 +196,7 @@ def test_the_wall_clock_ends_a_training() -> None:
 
 def test_a_memory_cap_lowers_the_micro_batch_or_says_it_does_not_fit() -> None:
     method, data = build("full-finetune"), memory_data()
-    counts = count_step(method, data, (COMPLETE,), make_bench())
+    counts = count_step(Regimen(method), data, (COMPLETE,), make_bench())
     gib = [counts.state(batch).total_bytes / 2**30 for batch in (1, 2, 4, 8)]
     assert gib == sorted(gib)
     assert fit_micro_batch(counts, make_bench()) == 8
@@ -209,7 +210,7 @@ def test_a_memory_cap_lowers_the_micro_batch_or_says_it_does_not_fit() -> None:
 def test_counting_a_step_changes_nothing() -> None:
     method = build("lora-qv")
     before = {name: p.clone() for name, p in method.net.named_parameters()}
-    count_step(method, memory_data(), (COMPLETE,), make_bench())
+    count_step(Regimen(method), memory_data(), (COMPLETE,), make_bench())
     assert equal(before, dict(method.net.named_parameters()))
     assert all(p.grad is None for p in method.net.parameters())
 

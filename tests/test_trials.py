@@ -12,8 +12,8 @@ import torch
 
 from mmbench import sweep
 from mmbench.cases import named_cases, parse_case
-from mmbench.config import parse_suite
 from mmbench.errors import ConfigError
+from mmbench.suite_file import parse_suite
 from mmbench.trials import Digests, Trial, case_data, make_trial, read_trial, rows
 
 FOLDERS = {"backbone": Path("/models/b"), "store": Path("/stores/s")}

@@ -78,6 +78,23 @@ class BackboneConfig:
         """Number of image tokens, prefixes not counted."""
         return self.vision_grid[0] * self.vision_grid[1]
 
+    def symbols(self) -> dict[str, int]:
+        """The sizes by the names that formulas of parameter counts use; see mmbench.formula."""
+        d = self.embed_dim
+        fusion = 4 * (4 * d * d + 4 * d) + 2 * (8 * d * d + 5 * d) + 8 * d
+        return {
+            "d": d,
+            "E": self.depth,
+            "U": self.joint_depth,
+            "N": 2 * self.depth + self.joint_depth,
+            "H": self.heads,
+            "p": self.patch_size,
+            "Ta": self.audio_tokens,
+            "Tv": self.vision_tokens,
+            "F": {"none": 0, "as-published": fusion}.get(self.fusion, fusion + 6),
+            "C": self.n_classes,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)

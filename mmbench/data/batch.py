@@ -48,6 +48,7 @@ class Batch:
     ids: tuple[str, ...]
     case: tuple[str, ...] | None = None  # None when the track forbids it
     available: Tensor | None = None  # (B, 2) bool [audio, vision]; None when the track forbids it
+    affected: Tensor | None = None  # (B, 2) bool [audio, vision] corrupted or absent; told together with the case
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,6 +61,7 @@ class Batch:
             image=self.image.to(device),
             label=None if self.label is None else self.label.to(device),
             available=None if self.available is None else self.available.to(device),
+            affected=None if self.affected is None else self.affected.to(device),
         )
 
     def select(self, index: Tensor | Sequence[int]) -> Batch:
@@ -74,4 +76,5 @@ class Batch:
             ids=tuple(self.ids[row] for row in picked),
             case=None if self.case is None else tuple(self.case[row] for row in picked),
             available=None if self.available is None else self.available[at],
+            affected=None if self.affected is None else self.affected[at],
         )

@@ -65,11 +65,13 @@ class Source(Protocol):
     @property
     def problems(self) -> tuple[Skipped, ...]:
         """What the listing alone shows to be unusable: unpaired, unlabelled, named twice."""
+
     @property
     def multi_label(self) -> bool: ...
     @property
     def static_images(self) -> bool:
         """True where the picture is a still, False where it is one frame of a film."""
+
     @property
     def root(self) -> Path | None:
         """The folder that paths are told relative to; None for generated data."""

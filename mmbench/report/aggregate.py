@@ -10,7 +10,8 @@ from statistics import fmean
 from zlib import crc32
 
 from mmbench.cards import Track
-from mmbench.records import RecordError, TrialRecord, find_records, load_record
+from mmbench.files import RecordError
+from mmbench.records import TrialRecord, find_records, load_record
 from mmbench.report.comparable import FALLBACKS, Selection, select
 from mmbench.report.model import (
     NO_CASE,

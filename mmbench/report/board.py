@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from mmbench.records import RecordError, TrialRecord, write_atomic
+from mmbench.files import RecordError, write_atomic
+from mmbench.records import TrialRecord
 from mmbench.report.aggregate import Board, accuracy_table, load_board
 from mmbench.report.comparable import select
 from mmbench.report.efficiency import efficiency_tables

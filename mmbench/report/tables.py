@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mmbench.errors import UnknownNameError
-from mmbench.records import write_atomic
+from mmbench.files import write_atomic
 from mmbench.report.aggregate import Board, accuracy_table
 from mmbench.report.comparable import select
 from mmbench.report.efficiency import efficiency_tables

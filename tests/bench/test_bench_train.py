@@ -15,6 +15,7 @@ from mmbench.meter import Clock
 from mmbench.method import Method, Recipe
 from mmbench.profiling import random_batch
 from mmbench.source import open_gates
+from mmbench.strategy import Regimen
 from mmbench.train import Ledger, fitting_step, make_optimizer
 
 BATCH = 16
@@ -37,7 +38,7 @@ def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
     batch = random_batch(method.net.config, BATCH, CPU)
     optimizer = make_optimizer(method.groups(1e-4), bench.budget.optim)
     ledger = Ledger(micro_batch=BATCH)
-    loss = benchmark(lambda: fitting_step(method, batch, optimizer, bench, ledger, (0, 1)))
+    loss = benchmark(lambda: fitting_step(Regimen(method), batch, optimizer, bench, ledger, (0, 1)))
     assert torch.isfinite(loss)
 
 

@@ -1,0 +1,29 @@
+"""Writing files so that a reader never sees a part of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+from mmbench.errors import MMBenchError
+
+
+class RecordError(MMBenchError):
+    """A record that cannot be read or written."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write aside, flush to the disk, rename: a reader sees the old file or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise RecordError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from None
