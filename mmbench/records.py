@@ -47,6 +47,8 @@ class TrialFacts(Part):
     backbone: str
     strategies: tuple[str, ...] = ()
     """Training strategies, the innermost first."""
+    online: str | None = None
+    """The online adapter; such records have tables of their own."""
     seed: int
     options: dict[str, Any]
     budget: dict[str, Any]

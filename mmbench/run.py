@@ -150,6 +150,7 @@ def facts(trial: Trial) -> TrialFacts:
         family=card.family,
         regime=trial.regime or "none",
         strategies=tuple(part.name for part in trial.method.strategies),
+        online=trial.method.online.name if trial.method.online else None,
         dataset=trial.dataset.title,
         backbone=trial.backbone.title,
         seed=trial.seed,

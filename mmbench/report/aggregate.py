@@ -162,7 +162,7 @@ def _case_cell(values: Sequence[CaseValue], case: str) -> Cell:
 
 def seeds_wanted(group: Sequence[TrialRecord], seeds: Sequence[int]) -> int:
     """Trials that make a row complete: one where nothing is random, because nothing trains."""
-    return 1 if group[0].trial.regime == "none" else len(seeds)
+    return 1 if group[0].trial.regime == "none" and group[0].trial.online is None else len(seeds)
 
 
 def row_of(group: Sequence[TrialRecord], cells: tuple[Cell, ...], seeds: Sequence[int], where: str = "") -> Row:

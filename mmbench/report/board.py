@@ -10,13 +10,12 @@ import yaml
 
 from mmbench.files import RecordError, write_atomic
 from mmbench.records import TrialRecord
-from mmbench.report.aggregate import Board, accuracy_table, load_board
+from mmbench.report.aggregate import Board, load_board
 from mmbench.report.comparable import select
-from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.model import plain
 from mmbench.report.plots import write_plots
 from mmbench.report.published import reported_tables
-from mmbench.report.tables import FORMATS, check_format, write_tables
+from mmbench.report.tables import FORMATS, check_format, group_tables, write_tables
 from mmbench.report.text import as_markdown, escape_markdown
 
 README = "README.md"
@@ -67,7 +66,10 @@ def write_board(
 def all_problems(board: Board) -> tuple[str, ...]:
     """Records that were read but could not stand beside the others."""
     return tuple(
-        text for dataset, backbone in board.groups for text in select(board.records, dataset, backbone).problems
+        text
+        for dataset, backbone in board.groups
+        for online in (False, True)
+        for text in select(board.records, dataset, backbone, online).problems
     )
 
 
@@ -113,11 +115,8 @@ def readme_text(board: Board, plots: Sequence[Path], problems: Sequence[str], co
     """The board in Markdown: headline table, costs and plots of every data set, how it was made, what is missing."""
     parts = [f"# Leaderboard: {escape_markdown(board.name)}\n"]
     for dataset, backbone in board.groups:
-        tracks = select(board.records, dataset, backbone).tracks
-        tables = [accuracy_table(board, dataset, backbone, track) for track in tracks]
-        costs = efficiency_tables(board, dataset, backbone)
         parts.append(f"## {escape_markdown(dataset)}, {escape_markdown(backbone)}\n")
-        for table in (*tables, *costs):
+        for table in group_tables(board, dataset, backbone):
             parts.append(as_markdown(table))
             parts += [
                 _picture(plot) for plot in plots if plot.suffix == ".png" and plot.stem.rpartition("_")[0] == table.slug

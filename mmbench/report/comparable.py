@@ -57,9 +57,10 @@ class Selection:
         return tuple(tuple(group) for group in groups.values())
 
 
-def select(records: Sequence[TrialRecord], dataset: str, backbone: str) -> Selection:
-    """The largest comparable set of one data set and backbone."""
+def select(records: Sequence[TrialRecord], dataset: str, backbone: str, online: bool = False) -> Selection:
+    """The largest comparable set of one data set and backbone, of trials with an online adapter or without one."""
     chosen = [r for r in records if (r.trial.dataset, r.trial.backbone) == (dataset, backbone)]
+    chosen = [r for r in chosen if (r.trial.online is not None) == online]
     problems: list[str] = []
     for what, key in _CRITERIA:
         chosen = _narrow(chosen, what, key, problems)
@@ -79,7 +80,7 @@ def _json(value: Any) -> str:
 
 
 def _train_cases(record: TrialRecord) -> str | None:
-    # A clean regime trains on complete pairs whatever the suite lists.
+    # Clean and missing-rate training see what their name says, whatever the suite lists.
     named = record.trial.contents.get("train_cases", record.trial.train_cases)
     return _json(named) if record.trial.regime in ("mixed", "casewise") else None
 
@@ -135,12 +136,19 @@ def _same_evaluation_sets(records: list[TrialRecord], problems: list[str]) -> li
     return records
 
 
+def _content(record: TrialRecord) -> str:
+    """What a row's title stands for."""
+    trial = record.trial
+    parts = {"strategies": trial.strategies, "online": trial.online, "train_cases": _train_cases(record)}
+    return _json({"method": trial.method, **trial.options, **parts})
+
+
 def _same_rows(records: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:
     """One row holds one method with one set of options, and each seed once."""
     kept: list[TrialRecord] = []
     for title, regime in dict.fromkeys((r.trial.title, r.trial.regime) for r in records):
         row = [r for r in records if (r.trial.title, r.trial.regime) == (title, regime)]
-        row = _narrow(row, "method or option", lambda r: _json({"method": r.trial.method, **r.trial.options}), problems)
+        row = _narrow(row, "method or option", _content, problems)
         newest: dict[int, TrialRecord] = {}
         for record in sorted(row, key=lambda r: r.environment.date):
             if record.trial.seed in newest:

@@ -25,6 +25,7 @@ from mmbench.report.figures import (
     style,
 )
 from mmbench.report.model import Column, Row, Table, cell_text
+from mmbench.report.online import online_tables
 from mmbench.report.scatter import accuracy_against
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def write_plots(board: Board, out: Path) -> tuple[Path, ...]:
     written: list[Path] = []
     with style():
         for dataset, backbone in board.groups:
-            for track in select(board.records, dataset, backbone).tracks:
+            selection = select(board.records, dataset, backbone)
+            for track in selection.tracks if selection.records else ():
                 table = accuracy_table(board, dataset, backbone, track)
                 written += _saved(case_heat_map(table), out / f"{table.slug}_cases")
             for table in efficiency_tables(board, dataset, backbone):
@@ -50,6 +52,8 @@ def write_plots(board: Board, out: Path) -> tuple[Path, ...]:
                 time = accuracy_against(table, "epoch_seconds", "training time of one epoch (s)")
                 written += _saved(time, out / f"{table.slug}_accuracy-time")
                 written += _saved(cost_bars(table), out / f"{table.slug}_bars")
+            for table in online_tables(board, dataset, backbone)[1:]:
+                written += _saved(case_heat_map(table), out / f"{table.slug}_cases")
     return tuple(written)
 
 

@@ -16,6 +16,7 @@ from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.html import as_html
 from mmbench.report.latex import as_latex
 from mmbench.report.model import Table
+from mmbench.report.online import online_tables
 from mmbench.report.published import reported_tables
 from mmbench.report.text import as_markdown, as_text
 
@@ -23,14 +24,20 @@ Format = Literal["txt", "md", "csv", "tex", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def all_tables(board: Board) -> tuple[Table, ...]:
-    """Every (data set, backbone): its tracks, then its costs; at the end what the papers report."""
+def group_tables(board: Board, dataset: str, backbone: str) -> tuple[Table, ...]:
+    """The tables of one data set and backbone: its tracks, its costs, its online adapters."""
     tables: list[Table] = []
-    for dataset, backbone in board.groups:
-        tracks = select(board.records, dataset, backbone).tracks
-        tables += [accuracy_table(board, dataset, backbone, track) for track in tracks]
+    selection = select(board.records, dataset, backbone)
+    if selection.records:
+        tables += [accuracy_table(board, dataset, backbone, track) for track in selection.tracks]
         tables += efficiency_tables(board, dataset, backbone)
-    return (*tables, *reported_tables())
+    return (*tables, *online_tables(board, dataset, backbone))
+
+
+def all_tables(board: Board) -> tuple[Table, ...]:
+    """Those of every data set and backbone; at the end what the papers report."""
+    groups = [table for dataset, backbone in board.groups for table in group_tables(board, dataset, backbone)]
+    return (*groups, *reported_tables())
 
 
 def render(table: Table, fmt: str) -> str:

@@ -1,0 +1,166 @@
+"""Online adaptation: its own tables, because its predictions depend on the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mmbench.records import TrialRecord
+from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, row_of, slug, sort_rows
+from mmbench.report.comparable import Selection, select
+from mmbench.report.model import NOT_MEASURED, Cell, Column, Row, Table, cell_of, mark_best
+from mmbench.report.notes import how_made
+
+READING = (
+    "Before: each batch is scored before the update on it (the headline). After: scored again after the update.",
+    "Unadapted: the same trained state without the adapter, on the same samples.",
+    "Worse: share of the streams (case, seed, setting, batch) in which the adapter ends below the unadapted model; "
+    "a high share is a collapse.",
+    "Reset: the model starts anew for each case; continual: cases follow each other; mixed: one stream of all cases.",
+)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The scores of one online trial, by stream and case."""
+
+    record: TrialRecord
+    metric: str
+
+    def value(self, case: str, stream: str, update: str) -> float | None:
+        return next(
+            (
+                score.value
+                for score in self.record.scores
+                if (score.case, score.stream, score.update, score.metric) == (case, stream, update, self.metric)
+            ),
+            None,
+        )
+
+    def mean(self, stream: str, update: str) -> float | None:
+        """Mean over the cases; None unless every case has a value."""
+        values = [self.value(case, stream, update) for case in self.record.trial.cases]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known and len(known) == len(values) else None
+
+    def worst(self, stream: str) -> float | None:
+        values = [self.value(case, stream, "before") for case in self.record.trial.cases]
+        known = [value for value in values if value is not None]
+        return min(known) if known and len(known) == len(values) else None
+
+    def worse_share(self, streams: Sequence[str]) -> float | None:
+        """Share of (case, stream) pairs that end below the unadapted model."""
+        pairs = [
+            (self.value(case, stream, "before"), self.value(case, "", "none"))
+            for case in self.record.trial.cases
+            for stream in streams
+        ]
+        known = [adapted < plain for adapted, plain in pairs if adapted is not None and plain is not None]
+        return sum(known) / len(known) if known else None
+
+
+def streams_of(selection: Selection) -> tuple[str, ...]:
+    """Every stream of the records, in the order they were run."""
+    return tuple(dict.fromkeys(s.stream for r in selection.records for s in r.scores if s.stream))
+
+
+def online_tables(board: Board, dataset: str, backbone: str) -> tuple[Table, ...]:
+    """All streams in one table, and the cases of the first stream in another; none without online trials."""
+    selection = select(board.records, dataset, backbone, online=True)
+    streams = streams_of(selection)
+    if not streams:
+        return ()
+    return (_settings_table(selection, streams), _cases_table(selection, streams[0]))
+
+
+def _settings_table(selection: Selection, streams: tuple[str, ...]) -> Table:
+    first = streams[0]
+    columns = (
+        Column("unadapted", "unadapted", "%", 1),
+        Column("before", f"{first} before", "%", 1, "higher", headline=True),
+        Column("after", f"{first} after", "%", 1),
+        Column("worst", f"{first} worst case", "%", 1, "higher"),
+        *(Column(stream, stream, "%", 1, "higher") for stream in streams[1:]),
+        Column("worse", "worse", "% of streams", 0, "lower"),
+        Column("updated", "updated", "M"),
+        Column("passes", "forward + backward", "per sample"),
+        Column("milliseconds", "update", "ms/sample"),
+    )
+
+    def row(group: tuple[TrialRecord, ...]) -> Row:
+        finished = [Streams(r, selection.metric) for r in group if r.status == "ok"]
+        if not finished:
+            return failed_row(group, len(columns))
+        cells = (
+            cell_of((s.mean("", "none") for s in finished), 100),
+            cell_of((s.mean(first, "before") for s in finished), 100),
+            cell_of((s.mean(first, "after") for s in finished), 100),
+            cell_of((s.worst(first) for s in finished), 100),
+            *(cell_of((s.mean(stream, "before") for s in finished), 100) for stream in streams[1:]),
+            cell_of((s.worse_share(streams) for s in finished), 100, spread=False),
+            *_cost_cells([s.record for s in finished]),
+        )
+        return row_of(group, cells, selection.seeds)
+
+    return _table(selection, "settings", columns, tuple(row(group) for group in selection.rows()), 1)
+
+
+def _cost_cells(records: Sequence[TrialRecord]) -> tuple[Cell, ...]:
+    facts = [record.online for record in records if record.online is not None]
+    return (
+        cell_of((f.updated_parameters / 1e6 for f in facts), spread=False),
+        cell_of((f.forwards_per_sample + f.backwards_per_sample for f in facts), spread=False),
+        cell_of(None if f.update_seconds_per_sample is None else 1000 * f.update_seconds_per_sample for f in facts),
+    )
+
+
+def _cases_table(selection: Selection, stream: str) -> Table:
+    columns = (
+        *(Column(case, case, "%", 1, "higher") for case in selection.cases),
+        Column("mean", "mean", "%", 1, "higher", headline=True),
+        Column("worst", "worst case", "%", 1, "higher"),
+    )
+
+    def row(group: tuple[TrialRecord, ...]) -> Row:
+        finished = [Streams(r, selection.metric) for r in group if r.status == "ok"]
+        if not finished:
+            return failed_row(group, len(columns))
+        cells = [cell_of((s.value(case, stream, "before") for s in finished), 100) for case in selection.cases]
+        cells += [cell_of((s.mean(stream, "before") for s in finished), 100)]
+        cells += [cell_of((s.worst(stream) for s in finished), 100)]
+        return row_of(group, tuple(cells), selection.seeds)
+
+    rows = tuple(row(group) for group in selection.rows()) + _unadapted(selection)
+    return _table(selection, stream.replace("/", "-"), columns, rows, len(selection.cases))
+
+
+def _unadapted(selection: Selection) -> tuple[Row, ...]:
+    """The trained states without an adapter, one row each, from the records of the adapters over them."""
+    bases: dict[tuple[str, str], dict[int, Streams]] = {}
+    for record in selection.records:
+        if record.status == "ok" and record.online is not None:
+            title = record.trial.title.removesuffix(f"+{record.trial.online}")
+            known = bases.setdefault((title, record.trial.regime), {})
+            known.setdefault(record.trial.seed, Streams(record, selection.metric))
+    rows = []
+    for (title, regime), by_seed in bases.items():
+        found = list(by_seed.values())
+        cells = [cell_of((s.value(case, "", "none") for s in found), 100) for case in selection.cases]
+        cells.append(cell_of((s.mean("", "none") for s in found), 100))
+        means = [[s.value(case, "", "none") for case in selection.cases] for s in found]
+        cells.append(cell_of((min((v for v in values if v is not None), default=None) for values in means), 100))
+        rows.append(Row(f"{title} (unadapted)", NOT_MEASURED if regime == "none" else regime, tuple(cells)))
+    return tuple(rows)
+
+
+def _table(selection: Selection, name: str, columns: tuple[Column, ...], rows: tuple[Row, ...], by: int) -> Table:
+    metric = METRIC_LABELS[selection.metric]
+    what = "all settings" if name == "settings" else f"stream {name.replace('-', '/')}, before the update"
+    return Table(
+        title=f"Online adaptation on {selection.dataset}, {selection.backbone}: {metric.lower()}, {what}",
+        slug=slug(selection.dataset, selection.backbone, "online", name),
+        columns=columns,
+        rows=mark_best(sort_rows(rows, by), columns),
+        notes=(*READING, *how_made(selection.records), *selection.problems),
+    )

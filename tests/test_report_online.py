@@ -1,0 +1,113 @@
+"""Online adapters have tables of their own: before and after the update, every stream, how often they harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbench.records import OnlineFacts, Score, TrialRecord
+from mmbench.report.board import write_board
+from mmbench.report.model import NOT_MEASURED, Table
+from mmbench.report.online import online_tables
+from mmbench.report.tables import all_tables
+from tests.report_records import CASES, board, cell, failed, field, record, row, save, scores
+
+STREAMS = ("reset/64", "mixed/16")
+FACTS = OnlineFacts(
+    name="tent",
+    options={},
+    base="lora-qv-mixed-s0-0123",
+    updated_parameters=2_000_000,
+    forwards_per_sample=1,
+    backwards_per_sample=1,
+    source_samples=0,
+    update_seconds_per_sample=0.004,
+    used_share=1.0,
+)
+
+
+def adapted(
+    seed: int = 0, plain: float = 0.6, before: float = 0.7, after: float = 0.75, mixed: float = 0.5, **changes: Any
+) -> TrialRecord:
+    """A trial of one adapter with the same value in every case, except the worst one 0.1 below under reset."""
+    found: list[Score] = []
+    for stream, update, value in (
+        ("", "none", plain),
+        ("reset/64", "before", before),
+        ("reset/64", "after", after),
+        ("mixed/16", "before", mixed),
+        ("mixed/16", "after", mixed),
+    ):
+        by_case = {case: value - 0.1 * (case == CASES[3] and update == "before") for case in CASES}
+        found += [s.model_copy(update={"stream": stream, "update": update}) for s in scores(by_case)]
+    facts = {"trial_regime": "mixed", "trial_online": "tent", "scores": tuple(found), "online": FACTS, **changes}
+    return record("lora-qv+tent", seed, **facts)
+
+
+def tables(*records: TrialRecord) -> tuple[Table, ...]:
+    return online_tables(board(records), "synthetic-av", "cavmae-tiny")
+
+
+def test_the_headline_is_the_score_before_the_update_of_the_first_stream() -> None:
+    settings, cases = tables(adapted())
+    assert settings.headline is not None
+    assert settings.columns[settings.headline].label == "reset/64 before"
+    assert cell(settings, "lora-qv+tent", "before", "mixed").mean == pytest.approx(67.5)
+    assert cell(settings, "lora-qv+tent", "after", "mixed").mean == pytest.approx(75.0)
+    assert cell(settings, "lora-qv+tent", "worst", "mixed").mean == pytest.approx(60.0)
+    assert cell(settings, "lora-qv+tent", "mixed/16", "mixed").mean == pytest.approx(47.5)
+    assert cell(cases, "lora-qv+tent", CASES[3], "mixed").mean == pytest.approx(60.0)
+
+
+def test_collapse_is_the_share_of_streams_below_the_unadapted_model() -> None:
+    settings, _ = tables(adapted())
+    # Every case of mixed/16 is worse; under reset none is, the worst case being exactly equal.
+    assert cell(settings, "lora-qv+tent", "worse", "mixed").mean == pytest.approx(50.0)
+    better, _ = tables(adapted(mixed=0.9))
+    assert cell(better, "lora-qv+tent", "worse", "mixed").mean == pytest.approx(0.0)
+
+
+def test_the_unadapted_state_stands_beside_its_adapters() -> None:
+    settings, cases = tables(adapted(0), adapted(1, plain=0.7))
+    assert cell(cases, "lora-qv (unadapted)", "mean", "mixed").mean == pytest.approx(65.0)
+    assert cell(settings, "lora-qv+tent", "unadapted", "mixed").mean == pytest.approx(65.0)
+
+
+def test_a_row_over_the_frozen_model_wants_every_seed() -> None:
+    both = [adapted(seed, trial_regime="none") for seed in (0, 1)]
+    settings, _ = tables(*both)
+    assert row(settings, "lora-qv+tent", NOT_MEASURED).complete
+    lone, _ = tables(both[0], adapted(0), adapted(1))
+    assert "1/2 seeds (1 not run)" in row(lone, "lora-qv+tent", NOT_MEASURED).notes
+
+
+def test_costs_of_an_update_are_told() -> None:
+    settings, _ = tables(adapted())
+    assert cell(settings, "lora-qv+tent", "updated", "mixed").mean == pytest.approx(2.0)
+    assert cell(settings, "lora-qv+tent", "passes", "mixed").mean == pytest.approx(2.0)
+    assert cell(settings, "lora-qv+tent", "milliseconds", "mixed").mean == pytest.approx(4.0)
+
+
+def test_a_refused_adapter_keeps_its_row() -> None:
+    refused = failed("source+tent", "refused", "its base trial ended as diverged", trial_online="tent")
+    settings, cases = tables(adapted(), refused)
+    assert row(settings, "source+tent").cells[0].word == "refused"
+    assert row(cases, "source+tent").cells[0].word == "refused"
+
+
+def test_offline_tables_never_hold_an_adapted_row() -> None:
+    records = [*field(), adapted()]
+    for table in all_tables(board(records)):
+        if "online" not in table.slug:
+            assert all("tent" not in r.name for r in table.rows)
+    assert tables(*field()) == ()
+
+
+def test_a_board_of_online_trials_alone_can_be_written(tmp_path: Path) -> None:
+    written = write_board(save(tmp_path, [adapted(0), adapted(1)]))
+    names = {path.name for path in written.files}
+    assert "synthetic-av_cavmae-tiny_online_settings.md" in names
+    assert "synthetic-av_cavmae-tiny_online_reset-64_cases.png" in names
+    assert "unadapted" in (tmp_path / "README.md").read_text()
