@@ -19,7 +19,7 @@ from mmbench.report.board import write_board
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.figures import spans_far, style
 from mmbench.report.plots import cost_bars, write_plots
-from mmbench.report.scatter import accuracy_against
+from mmbench.report.scatter import Point, accuracy_against, labelled
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +155,9 @@ def test_odd_labels_draw_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert write_plots(Board(tmp_path, "b", records, ()), tmp_path / "plots")
+
+
+def test_with_many_points_only_those_no_cheaper_one_beats_are_named() -> None:
+    cloud = [Point(float(x), float(x % 7), 0.0, str(x), "mixed", False) for x in range(1, 40)]
+    assert [p.text for p in labelled(cloud)] == ["1", "2", "3", "4", "5", "6", "13", "20", "27", "34"]
+    assert labelled(cloud[:20]) == cloud[:20]

@@ -24,6 +24,7 @@ REGIME_STYLES = {
     "clean": ("#0072B2", "o"),
     "mixed": ("#D55E00", "s"),
     "casewise": ("#009E73", "D"),
+    "missing-rate": ("#CC79A7", "^"),
 }
 OTHER_STYLE = ("#555555", "X")
 

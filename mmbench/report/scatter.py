@@ -25,6 +25,8 @@ _ANGLES = (0, 180, 90, 270, 35, 145, 325, 215)
 _RADII = (8, 12, 18, 26, 36, 48, 62, 80)
 """Points between a marker and its label, tried in this order."""
 _LEADER_FROM = 14
+_MOST_LABELS = 20
+"""With more points than this only those that no other beats get a label; the tables hold the rest."""
 _LINE_SPOTS = ((0.01, 3, "left"), (0.99, 3, "right"), (0.01, -10, "left"), (0.99, -10, "right"), (0.4, 3, "left"))
 """Share of the axis width, lift in points, alignment."""
 _LABEL_SIZE = 8.5
@@ -52,7 +54,8 @@ def accuracy_against(table: Table, key: str, cost_label: str) -> Figure | None:
     points = [p for row in measured if (p := _point(row, index, score)) is not None]
     if len(points) < 2:
         return None
-    figure = new_figure(7.6, 5.2)
+    few = len(points) <= _MOST_LABELS
+    figure = new_figure(7.6, 5.2) if few else new_figure(9.0, 6.2)
     axes = figure.subplots()
     for point in points:
         _draw(axes, point)
@@ -70,10 +73,18 @@ def accuracy_against(table: Table, key: str, cost_label: str) -> Figure | None:
     axes.margins(y=0.12)
     axes.set_xlabel(cost_label)
     axes.set_ylabel(label(f"{table.columns[score].label} (%)", 60))
-    axes.set_title(label(table.title.replace("Cost", "Accuracy and cost", 1), 100), fontsize=10)
+    title = label(table.title.replace("Cost", "Accuracy and cost", 1), 100)
+    axes.set_title(title if few else f"{title}\nnamed: what no cheaper row beats", fontsize=10)
     _legend(axes, points)
-    _place_labels(figure, axes, points, [(row.cells[score].mean or 0.0, row.name) for row in frozen])
+    _place_labels(figure, axes, labelled(points), [(row.cells[score].mean or 0.0, row.name) for row in frozen])
     return figure
+
+
+def labelled(points: list[Point]) -> list[Point]:
+    """All points if they are few; else those that no cheaper or equal one beats, and the reference."""
+    if len(points) <= _MOST_LABELS:
+        return points
+    return [p for p in points if p.reference or not any(o.x <= p.x and o.y > p.y for o in points)]
 
 
 def _point(row: Row, cost: int, score: int) -> Point | None:
