@@ -13,6 +13,7 @@ from mmbench.cards import Track
 from mmbench.errors import ConfigError, UnknownNameError
 
 Regime = Literal["clean", "mixed", "casewise", "missing-rate"]
+Blind = Literal["auto", "concat", "average", "router"]
 Stream = Annotated[str, Field(pattern=r"^(reset|continual|mixed)/[1-9][0-9]{0,3}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -150,6 +151,9 @@ class MethodSpec(Config):
     """Training strategies, the innermost first."""
     online: PartSpec | None = None
     """What happens at test time; the trained state is that of the same row without it."""
+    blind: Blind = "auto"
+    """How case-wise states answer without knowing the case: put together as the method offers it, by the average of
+    their probabilities, or by the state that a small detector picks. `auto`: put together if offered, else average."""
 
     @field_validator("strategies", "online", mode="before")
     @classmethod

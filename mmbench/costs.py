@@ -112,7 +112,7 @@ def collect_costs(method: Method, data: TrialData, inputs: CostInputs, bench: Be
         trainable_parameters=sum(p.numel() for p in reached.values()),
         head_parameters=sum(p.numel() for n, p in reached.items() if n.startswith("mlp_head.")),
         total_parameters=count_parameters(method.net) + sum(p.numel() for p in method.extra.parameters()),
-        stored_bytes=sum(t.nbytes for state in inputs.fitted.states.values() for t in state.values()),
+        stored_bytes=sum(t.nbytes for state in inputs.fitted.kept().values() for t in state.values()),
         seconds=bench.clock.summary(),
         epoch_seconds=ledger.times.epoch_seconds(len(data.splits.train)),
         step_seconds_median=ledger.times.median(),

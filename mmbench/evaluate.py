@@ -21,6 +21,7 @@ from mmbench.feed import EvalFeed, TrialData, blank
 from mmbench.method import Method, State
 from mmbench.pipeline import SetDigest
 from mmbench.records import Score
+from mmbench.router import Router
 from mmbench.train import SINGLE, Fitted, out_of_memory
 
 
@@ -122,7 +123,9 @@ class _Switcher:
     def __init__(self, method: Method, fitted: Fitted) -> None:
         self._method = method
         self._states = fitted.states
-        self._combined = method.combine(tuple(fitted.states.values())) if SINGLE not in fitted.states else None
+        self._router = fitted.router
+        together = SINGLE not in fitted.states and fitted.blind in ("auto", "concat")
+        self._combined = method.combine(tuple(fitted.states.values())) if together else None
         self._inside: str | None = None
 
     def knows(self, case: Case, track: Track) -> bool:
@@ -134,6 +137,8 @@ class _Switcher:
             return self._with(SINGLE, self._states[SINGLE], batch)
         if track != "blind":
             return self._with(case.name, self._states[case.name], batch)
+        if self._router is not None:
+            return self._routed(self._router, batch)
         if self._combined is not None:
             return self._with("(combined)", self._combined, batch)
         return self._average(batch)
@@ -143,6 +148,14 @@ class _Switcher:
             self._method.load(state)
             self._inside = name
         return self._method.predict(batch)
+
+    def _routed(self, router: Router, batch: Batch) -> Tensor:
+        """Every sample by the state of the case that the router finds in it."""
+        picked = router.pick(batch)  # (B,)
+        rows = {case: (picked == index).nonzero()[:, 0] for index, case in enumerate(router.cases)}
+        parts = [self._with(case, self._states[case], batch.select(r.cpu())) for case, r in rows.items() if len(r)]
+        order = torch.cat([r for r in rows.values() if len(r)]).argsort()
+        return torch.cat(parts)[order]
 
     def _average(self, batch: Batch) -> Tensor:
         """Log of the mean probability over the case-wise states."""

@@ -43,8 +43,8 @@ def _table(entry: Predictions) -> pa.Table:
 
 
 def save_states(fitted: Fitted, folder: Path) -> None:
-    """Trained tensors of every case-wise state in one safetensors file."""
-    tensors = {f"{case}{SEPARATOR}{name}": t.contiguous() for case, s in fitted.states.items() for name, t in s.items()}
+    """Trained tensors of every case-wise state, and of a router, in one safetensors file."""
+    tensors = {f"{case}{SEPARATOR}{name}": t.contiguous() for case, s in fitted.kept().items() for name, t in s.items()}
     if tensors:
         _aside(folder / STATES, lambda path: save_file(tensors, path))
 

@@ -142,6 +142,8 @@ def facts(trial: Trial) -> TrialFacts:
     deviations = [f"{key} = {value}" for key, value in trial.method.options.items()]
     for part in (*trial.method.strategies, *filter(None, (trial.method.online,))):
         deviations += [f"{part.name}: {key} = {value}" for key, value in part.options.items()]
+    if trial.regime == "casewise" and trial.method.blind != "auto":
+        deviations.append(f"blind = {trial.method.blind}")
     return TrialFacts(
         id=trial.id,
         suite=trial.suite,
@@ -252,11 +254,18 @@ def _train(desk: Desk) -> tuple[Fitted, tuple[TuningTrial, ...], StepCounts | No
     micro_batch = fit_micro_batch(counts, bench)
     samples = _samples(trial, desk.data)
     job = Job(desk.train_cases(), desk.casewise, 0.0, samples, trial.seed, micro_batch, strategies=strategies)
+    if desk.casewise:
+        job = replace(job, blind=trial.method.blind, source=_router_source(trial, bench))
     lr, tuning = tune(desk.method, desk.data, job, trial, bench)
     desk.peaks.reset()
     energy = EnergyMeter(bench.device)
     fitted = fit(desk.method, desk.data, replace(job, lr=lr), bench)
     return fitted, tuning, counts, energy.read(), lr
+
+
+def _router_source(trial: Trial, bench: Bench) -> CAVMAEFT | None:
+    """The plain source model that a router looks through, a copy of its own."""
+    return load_backbone(trial.backbone_folder)[0].to(bench.device) if trial.method.blind == "router" else None
 
 
 def _samples(trial: Trial, data: TrialData) -> int:

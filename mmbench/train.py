@@ -10,14 +10,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from mmbench.backbone.cavmae import CAVMAEFT
 from mmbench.bench import Bench
 from mmbench.cases import Case
-from mmbench.config import OptimConfig
+from mmbench.config import Blind, OptimConfig
 from mmbench.data.batch import Batch
-from mmbench.errors import DivergedError, DoesNotFitError
+from mmbench.errors import DivergedError, DoesNotFitError, RefusedError
 from mmbench.feed import TrainFeed, TrialData, seed_from
 from mmbench.meter import StepTimes, optimizer_bytes
 from mmbench.method import Method, Phase, State
+from mmbench.router import KEY, Router, router_samples, train_router
 from mmbench.strategy import Regimen, Strategy
 
 CHECK_EVERY = 10
@@ -40,6 +42,9 @@ class Job:
     """Samples in memory at once; halved when the device is out of memory."""
     name: str = "final"
     strategies: tuple[Strategy, ...] = ()
+    blind: Blind = "auto"
+    source: CAVMAEFT | None = None
+    """The plain source model, for `blind: router` alone."""
 
 
 @dataclass
@@ -59,17 +64,26 @@ class Fitted:
 
     states: Mapping[str, State]
     ledger: Ledger
+    blind: Blind = "auto"
+    router: Router | None = None
+
+    def kept(self) -> dict[str, State]:
+        """All that a user must keep, by case; a router's tensors under a key of their own."""
+        return {**self.states, **({KEY: self.router.tensors} if self.router else {})}
 
 
 def fit(method: Method, data: TrialData, job: Job, bench: Bench) -> Fitted:
     """Train `method` from its start state within the job's samples.
 
-    Raises DivergedError, DoesNotFitError or OverBudgetError.
+    Raises DivergedError, DoesNotFitError, OverBudgetError, or RefusedError where states cannot be put together.
     """
     regimen = Regimen(method, job.strategies)
     start = method.state() if job.casewise else None  # a copy that other jobs need not hold
     ledger = Ledger(micro_batch=job.micro_batch)
-    seen = int(job.samples / (1 + regimen.extra_forwards))
+    if job.blind == "concat" and start is not None and method.combine((start, start)) is None:
+        raise RefusedError(f"{method.card.name} does not put case-wise states together; use blind: average or router")
+    router = _trained_router(data, job, bench, ledger) if start is not None and job.source is not None else None
+    seen = int((job.samples - ledger.samples) / (1 + regimen.extra_forwards))
     groups = [(case.name, (case,)) for case in job.cases] if job.casewise else [(SINGLE, job.cases)]
     states = {}
     for (name, cases), samples in zip(groups, shares(seen, [1.0] * len(groups)), strict=True):
@@ -80,7 +94,13 @@ def fit(method: Method, data: TrialData, job: Job, bench: Bench) -> Fitted:
             _run_phase(regimen, feed, phase, count, replace(job, name=f"{job.name}/{name or 'all'}"), bench, ledger)
         method.finish()
         states[name] = method.state()
-    return Fitted(states, ledger)
+    return Fitted(states, ledger, job.blind, router)
+
+
+def _trained_router(data: TrialData, job: Job, bench: Bench, ledger: Ledger) -> Router:
+    assert job.source is not None  # asked for by the caller
+    ledger.samples += router_samples(job.samples)
+    return train_router(job.source, TrainFeed(data, job.seed, job.cases), ledger.samples, job.seed, bench)
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:

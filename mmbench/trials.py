@@ -103,6 +103,7 @@ def rows(suite: Suite) -> tuple[Row, ...]:
             for method in suite.methods:
                 card = _checked(method)
                 regimes = (method.regimes or suite.regimes) if card.trains else (None,)
+                _check_blind(method, regimes)
                 seeds = suite.seeds if card.trains or method.online else suite.seeds[:1]
                 found += [Row(method, card, r, dataset, backbone, s) for r in regimes for s in seeds]
     suite_cases(suite)
@@ -120,6 +121,16 @@ def _checked(method: MethodSpec) -> MethodCard:
     if method.online:
         resolve_options(registry.onlines().card(method.online.name), method.online.options)
     return card
+
+
+def _check_blind(method: MethodSpec, regimes: Sequence[Regime | None]) -> None:
+    """Raises ConfigError where the row has no case-wise states to answer blindly with."""
+    if method.blind == "auto":
+        return
+    if "casewise" not in regimes:
+        raise ConfigError(f"{method.title}: blind: {method.blind} is for case-wise states; add the regime casewise")
+    if method.online:
+        raise ConfigError(f"{method.title}: an online adapter needs one state; leave blind: {method.blind} away")
 
 
 def _with_bases(found: Sequence[Row]) -> tuple[Row, ...]:
@@ -212,8 +223,10 @@ def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
 
 
 def _combined(trial: Trial) -> dict[str, Any]:
-    """Strategies and online adapter with their options resolved, where there are any."""
+    """Strategies and online adapter, options resolved, and the blind strategy: what of them is not the usual."""
     found: dict[str, Any] = {}
+    if trial.regime == "casewise" and trial.method.blind != "auto":
+        found["blind"] = trial.method.blind
     if trial.method.strategies:
         known = registry.strategies()
         found["strategies"] = [_part(known, part) for part in trial.method.strategies]

@@ -20,6 +20,7 @@ LAYERS = (
     ("data", "pipeline", "environment"),
     ("meter", "feed", "method", "strategy", "online"),
     ("bench", "trials", "prepare"),
+    ("router",),
     ("train", "claims"),
     ("evaluate", "costs", "outputs", "source", "conformance_bed"),
     ("tune", "conformance_checks", "conformance"),
