@@ -109,6 +109,8 @@ class OnlineCard:
     stream_length: bool = False
     """Whether it must know in advance how long the stream is."""
     attn_maps: bool = False
+    identity_at_start: bool = True
+    """Whether it predicts exactly as the trained method does before its first update."""
     options: Mapping[str, Any] = field(default_factory=dict)
     bibtex: str = ""
     note: str = ""
