@@ -12,9 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbench import registry
+from mmbench.axes import REGIMES, entry_of, part_names, parts, trainable_count
 from mmbench.backbone.config import PRESETS
+from mmbench.cards import OnlineCard, StrategyCard
 from mmbench.cases import Case, named_cases, named_sets
-from mmbench.errors import MMBenchError, UnknownNameError
+from mmbench.citing import citation
+from mmbench.errors import ConfigError, MMBenchError, UnknownNameError
+from mmbench.parts_table import print_parts
 from mmbench.records import find_records, load_record
 from mmbench.suites.shipped import shipped_suites
 
@@ -25,15 +29,6 @@ class Listing:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-
-
-def methods() -> Listing:
-    found = registry.methods()
-    cards = [found.card(name) for name in found.names()]
-    rows = [
-        (c.name, c.family, "yes" if c.trains else "no", c.memory, c.needs.case, str(c.year), c.title) for c in cards
-    ]
-    return Listing(("name", "family", "trains", "memory", "told", "year", "title"), tuple(rows))
 
 
 def corruptions() -> Listing:
@@ -100,8 +95,8 @@ def _status(path: Path) -> str:
         return "unreadable"
 
 
+METHODS = "methods"
 LISTS: Mapping[str, Callable[[], Listing]] = {
-    "methods": methods,
     "corruptions": corruptions,
     "cases": cases,
     "datasets": datasets,
@@ -111,11 +106,21 @@ LISTS: Mapping[str, Callable[[], Listing]] = {
 }
 
 
-def print_list(what: str, as_json: bool) -> None:
-    """Print one of LISTS; raises UnknownNameError."""
-    if what not in LISTS:
-        raise UnknownNameError("list", what, LISTS)
-    listing = LISTS[what]()
+def print_list(what: str, as_json: bool, backbone: str | None = None) -> None:
+    """Print `methods` or one of LISTS; counts are those at the sizes of `backbone`. Raises UnknownNameError."""
+    if what not in (METHODS, *LISTS):
+        raise UnknownNameError("list", what, (METHODS, *LISTS))
+    if backbone is not None and what != METHODS:
+        raise ConfigError(f"--backbone says at which sizes methods are counted; ls {what} has no such counts")
+    if what == METHODS:
+        print_parts(parts(backbone or "cavmae-base"), as_json)
+    else:
+        _print_listing(LISTS[what](), as_json)
+    for broken in () if as_json else _broken(what):
+        Console(stderr=True).print(f"broken: {broken.label}: {broken.reason}", markup=False, soft_wrap=True)
+
+
+def _print_listing(listing: Listing, as_json: bool) -> None:
     if as_json:
         print(json.dumps([dict(zip(listing.columns, row, strict=True)) for row in listing.rows]))
         return
@@ -125,8 +130,6 @@ def print_list(what: str, as_json: bool) -> None:
     for row in listing.rows:
         table.add_row(*row)
     Console().print(table, markup=False)
-    for broken in _broken(what):
-        Console(stderr=True).print(f"broken: {broken.label}: {broken.reason}", markup=False, soft_wrap=True)
 
 
 def _broken(what: str) -> Sequence[registry.Broken]:
@@ -135,7 +138,7 @@ def _broken(what: str) -> Sequence[registry.Broken]:
         "corruptions": registry.corruptions,
         "datasets": registry.datasets,
     }
-    return sources[what]().broken if what in sources else ()
+    return sources[what]().broken if what in sources else ()  # strategies and online adapters come with methods
 
 
 def print_entry(name: str, as_json: bool) -> None:
@@ -155,14 +158,18 @@ def print_entry(name: str, as_json: bool) -> None:
 
 def _words(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} = {inner}" for key, inner in value.items())
+        return ", ".join(
+            f"{key} = {inner:,}" if type(inner) is int else f"{key} = {inner}" for key, inner in value.items()
+        )
     return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def describe(name: str) -> dict[str, Any]:
     """Facts of an entry as plain data, its kind first."""
+    entry = entry_of(name)
+    if entry is not None:
+        return _describe_part(entry)
     kinds: dict[str, registry.Registry[Any]] = {
-        "method": registry.methods(),
         "corruption": registry.corruptions(),
         "data set": registry.datasets(),
     }
@@ -178,5 +185,23 @@ def describe(name: str) -> dict[str, Any]:
     paths = {path.stem: path for path in shipped_suites()}
     if name in paths:
         return {"kind": "suite", "name": name, "content": "\n" + paths[name].read_text(encoding="utf-8")}
-    everything = [n for found in kinds.values() for n in found.names()]
+    regimes = {part.name: part.title for part in REGIMES}
+    if name in regimes:
+        return {"kind": "regime", "name": name, "what": regimes[name]}
+    everything = [*part_names(), *regimes, *(n for found in kinds.values() for n in found.names())]
     raise UnknownNameError("entry", name, [*everything, *named_cases(), *named_sets(), *PRESETS, *paths])
+
+
+def _describe_part(entry: registry.Entry[Any]) -> dict[str, Any]:
+    """A method, training strategy or online adapter with its definition, counts and citation."""
+    card = entry.card
+    kind = {OnlineCard: "online adapter", StrategyCard: "training strategy"}.get(type(card), "method")
+    counts = {} if isinstance(card, StrategyCard) else {size: trainable_count(card, size) for size in PRESETS}
+    return {
+        "kind": kind,
+        **asdict(card),
+        "trainable": {size: count for size, count in counts.items() if count is not None},
+        "definition": entry.definition,
+        "from": entry.origin.label,
+        "citation": citation(entry),
+    }

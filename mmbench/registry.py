@@ -26,6 +26,8 @@ Card = TypeVar("Card", MethodCard, StrategyCard, OnlineCard, CorruptionCard, Dat
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
 KINDS = ("method", "strategy", "online", "corruption", "dataset")
+GROUPS = {"corruption": "mmbench.corruptions", "dataset": "mmbench.datasets"}
+"""Entry points by kind; methods, strategies and online adapters share `mmbench.methods`, as they share a folder."""
 ROOT = Path(__file__).resolve().parent.parent
 _loaded: dict[tuple[str, str], Any] = {}  # (kind, name) -> class or function, filled by the decorators on import
 _plugins: list[Path] = []
@@ -44,6 +46,8 @@ class Origin:
 class Entry(Generic[Card]):
     card: Card
     origin: Origin
+    definition: str = ""
+    """The docstring of the class or function."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Registry(Generic[Card]):
         for path in sorted(self._built_in):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             self._add(Origin("mmbench", module, path))
-        for point in entry_points(group=f"mmbench.{kind}s"):
+        for point in entry_points(group=GROUPS.get(kind, "mmbench.methods")):
             self._add_entry_point(point)
         for path in _plugins:
             self._add(Origin(str(path), plugin_module(path), path))
@@ -102,7 +106,7 @@ class Registry(Generic[Card]):
             self.broken.append(Broken(f"{label}: {point.name}", f"{type(error).__name__}: {error}"))
 
     def _add(self, origin: Origin) -> None:
-        for name, facts in _decorated(origin.path, self.kind):
+        for name, facts, definition in _decorated(origin.path, self.kind):
             if name in self._entries:
                 other = self._entries[name].origin
                 raise ConfigError(f"{self.kind} '{name}' is defined twice: in {other.path} and in {origin.path}")
@@ -110,11 +114,11 @@ class Registry(Generic[Card]):
                 card = self._make(name, **facts)
             except TypeError as error:
                 raise ConfigError(f"{origin.path}: {self.kind} '{name}': {error}") from None
-            self._entries[name] = Entry(card, origin)
+            self._entries[name] = Entry(card, origin, definition)
 
 
-def _decorated(path: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and facts of every top-level `@kind(...)` in a file, without running it."""
+def _decorated(path: Path, kind: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Name, facts and docstring of every top-level `@kind(...)` in a file, without running it."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (OSError, SyntaxError, ValueError) as error:
@@ -129,7 +133,7 @@ def _decorated(path: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         for call in node.decorator_list:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == kind:
-                yield _literal_call(call, shared, path)
+                yield (*_literal_call(call, shared, path), ast.get_docstring(node) or "")
 
 
 def _literal_call(call: ast.Call, shared: Mapping[str, ast.expr], path: Path) -> tuple[str, dict[str, Any]]:
