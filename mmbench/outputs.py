@@ -14,6 +14,7 @@ from mmbench.errors import ConfigError
 from mmbench.evaluate import Missed, Predictions
 from mmbench.files import RecordError
 from mmbench.method import State
+from mmbench.streams import StreamPredictions
 from mmbench.train import Fitted
 
 PREDICTIONS = "predictions.parquet"
@@ -22,7 +23,7 @@ SEPARATOR = "::"  # between the case and the tensor's name in a state file
 
 
 def save_predictions(found: Sequence[Predictions | Missed], folder: Path) -> None:
-    """A row per sample, case and track: id, case, severity, track, label, logits."""
+    """A row per sample, case, track, stream and update: these, label and logits."""
     tables = [_table(entry) for entry in found if isinstance(entry, Predictions)]
     if tables:
         _aside(folder / PREDICTIONS, lambda path: pq.write_table(pa.concat_tables(tables), path, compression="zstd"))
@@ -30,12 +31,15 @@ def save_predictions(found: Sequence[Predictions | Missed], folder: Path) -> Non
 
 def _table(entry: Predictions) -> pa.Table:
     rows = len(entry.ids)
+    stream, update = (entry.stream, entry.update) if isinstance(entry, StreamPredictions) else ("", "none")
     return pa.table(
         {
             "sample": pa.array(entry.ids, pa.string()),
             "case": pa.array([entry.case] * rows, pa.string()),
             "severity": pa.array([entry.severity] * rows, pa.int8()),
             "track": pa.array([entry.track] * rows, pa.string()),
+            "stream": pa.array([stream] * rows, pa.string()),
+            "update": pa.array([update] * rows, pa.string()),
             "label": pa.array([[int(v) for v in label.reshape(-1)] for label in entry.labels], pa.list_(pa.int32())),
             "logits": pa.array(entry.logits.tolist(), pa.list_(pa.float32())),
         }

@@ -7,7 +7,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from mmbench import registry
 from mmbench.backbone.cavmae import CAVMAEFT, count_parameters
 from mmbench.backbone.checkpoint import BackboneMeta, load_backbone
 from mmbench.bench import Bench, EventLog
-from mmbench.cases import Case
 from mmbench.claims import claimed
 from mmbench.costs import CostInputs, StepCounts, collect_costs, count_step, fit_micro_batch
+from mmbench.desk import Desk
 from mmbench.environment import environment
 from mmbench.errors import (
     DivergedError,
@@ -28,14 +28,15 @@ from mmbench.errors import (
     OverBudgetError,
     RefusedError,
 )
-from mmbench.evaluate import feeds_for, predict_cases, score_all, tracks_of
+from mmbench.evaluate import feeds_for, predict_cases, score_all
 from mmbench.feed import TrialData, seed_from
 from mmbench.meter import Clock, EnergyMeter, PeakMeter
 from mmbench.method import Method, Recipe
 from mmbench.outputs import save_predictions, save_states
 from mmbench.prepare import data_facts, reopen_data
 from mmbench.records import BackboneFacts, Failure, Status, TrialFacts, TrialRecord, TuningTrial, is_done, save_record
-from mmbench.strategy import Regimen, Strategy
+from mmbench.run_online import adapt_trial, check_base, check_trained
+from mmbench.strategy import Regimen
 from mmbench.train import SINGLE, Fitted, Job, Ledger, fit, out_of_memory
 from mmbench.trials import Trial, read_trial
 from mmbench.tune import tune
@@ -56,39 +57,18 @@ class Interrupted(BaseException):
     """SIGTERM: leave without a record, so that the next run starts the trial again."""
 
 
-@dataclass(frozen=True)
-class Desk:
-    """All a trial works with, once its setup is done."""
-
-    trial: Trial
-    data: TrialData
-    meta: BackboneMeta
-    method: Method
-    bench: Bench
-    peaks: PeakMeter
-
-    @property
-    def casewise(self) -> bool:
-        return self.trial.regime == "casewise"
-
-    def train_cases(self) -> tuple[Case, ...]:
-        return (Case("complete"),) if self.trial.regime == "clean" else self.trial.parsed_train_cases()
-
-    def strategies(self) -> tuple[Strategy, ...]:
-        known = registry.strategies()
-        return tuple(known.load(part.name)(part.options) for part in self.trial.method.strategies)
-
-
 def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> Status | None:
     """Run the trial of a folder and leave its record; None if it is done or another process has it.
 
-    Every failure becomes a record with a status; only an interruption leaves none.
+    Every failure becomes a record with a status; only an interruption leaves none, and an online trial whose base
+    has not run, which raises ConfigError.
     """
     trial = read_trial(folder)
     registry.use_plugins(trial.plugins)
     with claimed(folder) as mine, sigterm_raises(Interrupted):
         if not mine or is_done(folder):
             return None
+        check_base(trial, folder)
         record = _run(trial, folder, device, echo)
         save_record(record, folder)
         return record.status
@@ -117,9 +97,10 @@ def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None) ->
     bench = Bench(device, trial.budget, Clock(device), log)
     known: dict[str, Any] = {"trial": facts(trial), "environment": environment(device)}
     try:
+        check_trained(trial, folder)
         desk = _set_up(trial, bench)
         known |= {"data": data_facts(trial.dataset, desk.data), "backbone": _backbone_facts(desk)}
-        known |= _work(desk, folder)
+        known |= adapt_trial(desk, folder) if trial.method.online else _work(desk, folder)
         return TrialRecord(status="ok", **known)
     except Exception as error:
         status, failure = classify(error)
@@ -208,12 +189,7 @@ def _parameters(meta: BackboneMeta) -> int:
 
 def _work(desk: Desk, folder: Path) -> dict[str, Any]:
     trial, bench = desk.trial, desk.bench
-    tracks = tracks_of(desk.method, desk.casewise, trial.tracks)
-    if not tracks:
-        need = desk.method.card.needs.case
-        raise RefusedError(
-            f"{trial.method.name} needs to be told '{need}', which none of {', '.join(trial.tracks)} offers"
-        )
+    tracks = desk.tracks()
     _refuse_unserved(desk)
     fitted, tuning, counts, energy, lr = _train(desk)
     train_memory = desk.peaks.read()

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,12 +118,16 @@ def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener)
     _open_folder(out, suite)
     planned = plan(suite, out, options.device, listen)
     folders = _write_specs(planned)
+    bases = {folder: folder.parent / trial.base for trial, folder in planned if trial.base is not None}
+    again = {folder for folder in folders if _has_status(folder, options.retry)}
     for folder in folders:
-        _put_aside(folder, options.retry)
+        if folder in again or bases.get(folder) in again:  # what adapts a state that is trained again runs again
+            _put_aside(folder)
     pending = [folder for folder in folders if not is_done(folder)]
     started = pending[: options.limit] if options.limit is not None else pending
     slots = local_slots(options.device.type, options.workers, _gpus(options.device), _cores())
-    _Loop(LocalExecutor(slots), started, listen, len(folders) - len(pending), len(folders)).run(options.device)
+    loop = _Loop(LocalExecutor(slots), started, bases, listen)
+    loop.run(options.device, len(folders) - len(pending), len(folders))
     statuses = Counter(load_record(folder / RECORD).status for folder in folders if is_done(folder))
     return SweepResult(Counter(statuses), len(folders) - sum(statuses.values()))
 
@@ -148,11 +152,13 @@ def _write_specs(planned: Iterable[tuple[Trial, Path]]) -> list[Path]:
     return folders
 
 
-def _put_aside(folder: Path, retry: tuple[Status, ...]) -> None:
+def _has_status(folder: Path, statuses: tuple[Status, ...]) -> bool:
+    return bool(statuses) and is_done(folder) and load_record(folder / RECORD).status in statuses
+
+
+def _put_aside(folder: Path) -> None:
     """A record that is to be run again stays as `trial.json.old`."""
-    if not (retry and is_done(folder) and load_record(folder / RECORD).status in retry):
-        return
-    with contextlib.suppress(FileNotFoundError):  # another sweep was quicker
+    with contextlib.suppress(FileNotFoundError):  # there is none, or another sweep was quicker
         (folder / MARKER).unlink()
         (folder / RECORD).replace(folder / f"{RECORD}.old")
 
@@ -170,16 +176,22 @@ def _cores() -> int:
 
 
 class _Loop:
-    """Starts workers while there is room, and settles what they leave behind."""
+    """Starts workers while there is room, and settles what they leave behind. A trial waits for its base."""
 
-    def __init__(self, executor: LocalExecutor, folders: list[Path], listen: Listener, done: int, total: int) -> None:
-        self._executor, self._listen = executor, listen
+    def __init__(
+        self, executor: LocalExecutor, folders: list[Path], bases: Mapping[Path, Path], listen: Listener
+    ) -> None:
+        self._executor, self._bases, self._listen = executor, bases, listen
         self._queue = deque(folders)
         self._elsewhere: list[Path] = []
+        self._waiting: dict[Path, list[Path]] = {}  # base -> what starts once it is done
+        self._ahead = set(folders)  # not yet counted
         self._starts: Counter[Path] = Counter()
-        self._done, self._total = done, total
+        self._done = self._total = 0
 
-    def run(self, device: torch.device) -> None:
+    def run(self, device: torch.device, done: int, total: int) -> None:
+        """Until nothing is left; `done` of the sweep's `total` trials were finished before."""
+        self._done, self._total = done, total
         try:
             while self._queue or self._elsewhere or self._executor.running():
                 self._start()
@@ -198,16 +210,31 @@ class _Loop:
             elif is_claimed(folder):
                 self._elsewhere.append(folder)
                 self._listen(Event("waiting", folder.name))
+            elif not self._has_base(folder):
+                self._wait_for_base(folder)
             else:
                 self._executor.submit(folder)
                 self._starts[folder] += 1
                 self._listen(Event("started", folder.name, done=self._done, total=self._total))
+
+    def _has_base(self, folder: Path) -> bool:
+        return folder not in self._bases or is_done(self._bases[folder])
+
+    def _wait_for_base(self, folder: Path) -> None:
+        base = self._bases[folder]
+        self._waiting.setdefault(base, []).append(folder)
+        if base not in self._ahead:  # it was done when this sweep began, and another one has put its record aside
+            self._ahead.add(base)
+            self._queue.append(base)
+            self._done -= 1
 
     def _settle(self, finished: Finished, device: torch.device) -> None:
         if is_done(finished.folder):
             self._count(finished.folder)
         elif finished.code == BUSY:
             self._elsewhere.append(finished.folder)
+        elif not self._has_base(finished.folder):
+            self._queue.append(finished.folder)
         elif (finished.code < 0 or finished.code == INTERRUPTED) and self._starts[finished.folder] < STARTS:
             self._queue.append(finished.folder)
             self._listen(Event("retried", finished.folder.name, f"its worker was ended (exit code {finished.code})"))
@@ -226,6 +253,8 @@ class _Loop:
 
     def _count(self, folder: Path) -> None:
         self._done += 1
+        self._ahead.discard(folder)
+        self._queue.extend(self._waiting.pop(folder, ()))
         try:
             record = load_record(folder / RECORD)
         except MMBenchError as error:

@@ -22,9 +22,9 @@ LAYERS = (
     ("bench", "trials", "prepare"),
     ("router",),
     ("train", "claims"),
-    ("evaluate", "costs", "outputs", "source", "conformance_bed"),
+    ("evaluate", "costs", "outputs", "source", "conformance_bed", "streams"),
     ("tune", "conformance_checks", "conformance"),
-    ("run", "executors", "report"),
+    ("desk", "run", "run_online", "executors", "report"),
     ("sweep",),
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
