@@ -193,9 +193,10 @@ class Prepended(Hooks):
 
 def test_brimprs_prompts_stand_before_the_tokens_of_every_encoder_block() -> None:
     adapter: BriMPR = attach("brimpr", prompts=3)
+    rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for prompt in adapter.updated().values():
-            prompt.normal_(generator=torch.Generator().manual_seed(3))
+            prompt.normal_(generator=rng)
     batch = unlabelled()
     with torch.no_grad():
         expected = adapter.method.net(batch.audio, batch.image, hooks=Prepended(adapter.updated()))
