@@ -191,12 +191,14 @@ def doctor(json: JsonOption = False) -> None:
 
 @app.command()
 @guarded
-def check(name: Annotated[str, typer.Argument(help="A method.")], plugin: PluginOption = None) -> None:
-    """Run the conformance suite on a method, as the tests do on every built-in one."""
+def check(
+    name: Annotated[str, typer.Argument(help="A method or a training strategy.")], plugin: PluginOption = None
+) -> None:
+    """Run the conformance suite on a method or a strategy, as the tests do on every built-in one."""
     use_plugins(plugin)
-    from mmbench.conformance import check_method
+    from mmbench.conformance_verb import check_entry
 
-    findings = check_method(name)
+    findings = check_entry(name)
     for finding in findings:
         typer.echo(
             f"{'ok  ' if finding.ok else 'FAIL'} {finding.check}{': ' if finding.message else ''}{finding.message}"

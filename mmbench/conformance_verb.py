@@ -1,0 +1,17 @@
+"""The conformance suite for a name of any kind that has one."""
+
+from __future__ import annotations
+
+from mmbench import registry
+from mmbench.conformance import Finding, check_method
+from mmbench.conformance_strategies import check_strategy
+from mmbench.errors import UnknownNameError
+
+
+def check_entry(name: str) -> tuple[Finding, ...]:
+    """Run every check on the method or strategy of this name. Raises UnknownNameError if there is neither."""
+    suites = ((registry.methods().names(), check_method), (registry.strategies().names(), check_strategy))
+    for names, check in suites:
+        if name in names:
+            return check(name)
+    raise UnknownNameError("method or strategy", name, [known for names, _ in suites for known in names])
