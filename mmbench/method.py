@@ -130,7 +130,7 @@ class Method:
         Told by the name: blocks_a, patch_embed_v, and additions called ..._a, ..._v or ..._a3.
         """
         found = re.search(r"(?:^|[._])(?:blocks_|patch_embed_|pos_embed_|modality_)?([av])\d*(?:[._]|$)", name)
-        return found.group(1) if found and not name.startswith("blocks_fu.") else None
+        return found.group(1) if found and not name.startswith(("blocks_fu.", "blocks_u.")) else None
 
     def criterion(self, logits: Tensor, label: Tensor | None) -> Tensor:
         """The suite's loss on logits (B, C): cross-entropy for labels (B,) or shares (B, C), binary for multi-hot."""

@@ -25,7 +25,14 @@ from mmbench.errors import ConfigError, UnknownNameError
 Card = TypeVar("Card", MethodCard, StrategyCard, OnlineCard, CorruptionCard, DatasetCard)
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
-KINDS = ("method", "strategy", "online", "corruption", "dataset")
+GROUPS = {
+    "method": "mmbench.methods",
+    "strategy": "mmbench.strategies",
+    "online": "mmbench.online",
+    "corruption": "mmbench.corruptions",
+    "dataset": "mmbench.datasets",
+}
+"""Entry-point group of each kind."""
 GROUPS = {"corruption": "mmbench.corruptions", "dataset": "mmbench.datasets"}
 """Entry points by kind; methods, strategies and online adapters share `mmbench.methods`, as they share a folder."""
 ROOT = Path(__file__).resolve().parent.parent
@@ -201,7 +208,7 @@ def use_plugins(paths: tuple[Path, ...]) -> None:
 def check_plugins() -> None:
     """Raise ConfigError for a `--plugin` file that registers nothing, which otherwise would go unnoticed."""
     for path in _plugins:
-        if not any(True for kind in KINDS for _ in _decorated(path, kind)):
+        if not any(True for kind in GROUPS for _ in _decorated(path, kind)):
             raise ConfigError(f"plugin {path} registers nothing; it needs a top-level @method(...) or @corruption(...)")
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("registry",),
     ("backbone", "corruption", "records", "cases", "config", "suite_file", "suites"),
     ("data", "pipeline", "environment"),
-    ("meter", "feed", "method", "strategy", "online"),
+    ("meter", "feed", "method", "strategy", "online", "online_parts"),
     ("bench", "trials", "prepare"),
     ("router",),
     ("train", "claims"),

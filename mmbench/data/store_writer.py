@@ -170,7 +170,7 @@ def _read_in_order(order: BuildOrder) -> Iterator[list[_Sample | Skipped]]:
     """Chunks in the order of the listing; the next one is being read while this one is worked on."""
     items = order.source.items
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="read") as pool:
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="mmbench-read") as pool:
         try:
             ahead = [pool.submit(_read_one, order, item) for item in chunks[0]] if chunks else []
             for following in [*chunks[1:], ()]:
