@@ -17,7 +17,8 @@ HEAD = """# Method cards
 
 Written by `mmbench ls methods --cards methods/CARDS.md` from the decorators and docstrings of this folder; do not edit.
 Counts leave the classification head apart. Names in formulas: d width; E blocks of each encoder; U joint blocks;
-N = 2E + U; H heads; p patch size; Ta, Tv tokens of audio and vision; F values of the fusion block; C classes; options.
+N = 2E + U; H heads; p patch size; Ta, Tv tokens of audio and vision; F live values of the fusion block, X directions of
+its cross-attention; C classes; and the options.
 """
 MEMORY = {
     "M0": "no graph in the backbone",

@@ -119,14 +119,34 @@ def leaderboard(
 @guarded
 def list_entries(
     what: Annotated[str, typer.Argument(help="methods, corruptions, cases, datasets, backbones, suites or runs.")],
+    backbone: Annotated[str | None, typer.Option(help="Count the methods' parameters at this preset.")] = None,
+    cards: Annotated[Path | None, typer.Option(help="Write the cards of all methods into this Markdown file.")] = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
     """List what there is."""
     use_plugins(plugin)
+    if cards is not None:
+        from mmbench.cards_page import write_cards
+
+        write_cards(what, cards)
+        return
     from mmbench.listing import print_list
 
-    print_list(what, json)
+    print_list(what, json, backbone)
+
+
+@app.command()
+@guarded
+def cite(
+    names: Annotated[list[str], typer.Argument(help="Names, or combinations like lora-qv+mixup+read.")],
+    plugin: PluginOption = None,
+) -> None:
+    """Print the BibTeX of methods, training strategies and online adapters."""
+    use_plugins(plugin)
+    from mmbench.citing import citations
+
+    typer.echo("\n\n".join(citations(names)))
 
 
 @app.command()
@@ -137,7 +157,7 @@ def show(
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Describe a method, corruption, case, data set, backbone or suite; with --out, write samples of a data set."""
+    """Describe a method, strategy, online adapter, corruption, case, data set, backbone or suite (or write samples)."""
     use_plugins(plugin)
     if out is not None:
         from mmbench.samples import write_dataset_samples

@@ -133,12 +133,12 @@ def _print_listing(listing: Listing, as_json: bool) -> None:
 
 
 def _broken(what: str) -> Sequence[registry.Broken]:
-    sources: dict[str, Callable[[], registry.Registry[Any]]] = {
-        "methods": registry.methods,
-        "corruptions": registry.corruptions,
-        "datasets": registry.datasets,
+    sources: dict[str, tuple[registry.Registry[Any], ...]] = {
+        METHODS: (registry.methods(), registry.strategies(), registry.onlines()),
+        "corruptions": (registry.corruptions(),),
+        "datasets": (registry.datasets(),),
     }
-    return sources[what]().broken if what in sources else ()  # strategies and online adapters come with methods
+    return [broken for found in sources.get(what, ()) for broken in found.broken]
 
 
 def print_entry(name: str, as_json: bool) -> None:

@@ -33,8 +33,6 @@ GROUPS = {
     "dataset": "mmbench.datasets",
 }
 """Entry-point group of each kind."""
-GROUPS = {"corruption": "mmbench.corruptions", "dataset": "mmbench.datasets"}
-"""Entry points by kind; methods, strategies and online adapters share `mmbench.methods`, as they share a folder."""
 ROOT = Path(__file__).resolve().parent.parent
 _loaded: dict[tuple[str, str], Any] = {}  # (kind, name) -> class or function, filled by the decorators on import
 _plugins: list[Path] = []
@@ -77,7 +75,7 @@ class Registry(Generic[Card]):
         for path in sorted(self._built_in):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             self._add(Origin("mmbench", module, path))
-        for point in entry_points(group=GROUPS.get(kind, "mmbench.methods")):
+        for point in entry_points(group=GROUPS[kind]):
             self._add_entry_point(point)
         for path in _plugins:
             self._add(Origin(str(path), plugin_module(path), path))
