@@ -22,8 +22,8 @@ LAYERS = (
     ("bench", "trials", "prepare"),
     ("router",),
     ("train", "claims"),
-    ("evaluate", "costs", "outputs", "source", "conformance_bed", "streams"),
-    ("tune", "conformance_checks", "conformance"),
+    ("evaluate", "costs", "outputs", "source", "conformance_bed", "conformance_online_bed", "streams"),
+    ("tune", "conformance_checks", "conformance", "conformance_online"),
     ("desk", "run", "run_online", "executors", "report"),
     ("sweep",),
 )
