@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.environment import WORKERS
+from mmbench.executors.workers import LOST, Template, Worker, end, execute
 from mmbench.registry import ROOT
 
 GRACE_SECONDS = 30.0
 """How long a trial may take to leave after SIGTERM before it is killed."""
-BUSY = 75
-"""Exit code of a worker that found its trial claimed by another process."""
+BUSY = LOST
+"""Exit code of a worker that found its trial claimed by another process; a lost one may still hold its claim."""
 INTERRUPTED = 130
 """Exit code of a worker that was asked to stop; its trial has no record and runs again."""
 STDERR = "stderr.txt"
+# The file, not `-m`: that would put the current folder first on the path, where another `methods` may lie.
+ENTRY = ROOT / "mmbench" / "__main__.py"
+PRELOAD = ("mmbench.cli", "mmbench.run")
+"""What every trial imports. A method's own libraries are left to its trials: a peak of memory counts them where they
+are used, and only there."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,17 @@ class Slot:
 
 
 class LocalExecutor:
-    """A fixed number of slots; a slot holds one worker process at a time."""
+    """A fixed number of slots; a slot holds one worker process at a time.
+
+    On Linux, workers on CPUs are forked from a process that has imported the engine. CUDA does not survive a fork,
+    so workers on GPUs start an interpreter of their own, and so do all once that process has died.
+    """
 
     def __init__(self, slots: tuple[Slot, ...]) -> None:
         self._free = list(slots)
         self._workers = len(slots)
-        self._running: dict[Path, tuple[subprocess.Popen[bytes], Slot]] = {}
+        self._running: dict[Path, tuple[Worker, Slot]] = {}
+        self._templates: dict[Slot, Template] = {}
 
     def has_room(self) -> bool:
         return bool(self._free)
@@ -60,28 +67,26 @@ class LocalExecutor:
 
     def submit(self, folder: Path) -> None:
         slot = self._free.pop(0)
+        argv = [str(ENTRY), "trial", str(folder), "--device", slot.device]
+        self._running[folder] = (self._start(slot, argv, folder / STDERR), slot)
+
+    def _start(self, slot: Slot, argv: list[str], stderr: Path) -> Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": str(slot.threads), "MKL_NUM_THREADS": str(slot.threads)}
         environment[WORKERS] = str(self._workers)
         if slot.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
-        # The file, not `-m`: that would put the current folder first on the path, where another `methods` may lie.
-        command = [sys.executable, str(ROOT / "mmbench" / "__main__.py"), "trial", str(folder), "--device", slot.device]
-        with (folder / STDERR).open("wb") as stderr:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks its workers to stop
-            )
-        self._running[folder] = (process, slot)
+        if slot.device == "cpu" and sys.platform == "linux":
+            if slot not in self._templates:
+                self._templates[slot] = Template(PRELOAD, environment)
+            if self._templates[slot].alive():
+                return self._templates[slot].start(argv, stderr)
+        return execute(argv, stderr, environment)
 
     def collect(self) -> list[Finished]:
         """Workers that ended since the last call."""
         ended = []
-        for folder, (process, slot) in list(self._running.items()):
-            code = process.poll()
+        for folder, (worker, slot) in list(self._running.items()):
+            code = worker.poll()
             if code is not None:
                 del self._running[folder]
                 self._free.append(slot)
@@ -90,17 +95,11 @@ class LocalExecutor:
 
     def stop(self) -> None:
         """End all workers: SIGTERM first, so that they give back their claims; SIGKILL after the grace."""
-        for process, _ in self._running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        for process, _ in self._running.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end([worker for worker, _ in self._running.values()], GRACE_SECONDS)
         self._running.clear()
+        for template in self._templates.values():
+            template.close()
+        self._templates.clear()
 
 
 def _tail(path: Path, size: int = 2000) -> str:
