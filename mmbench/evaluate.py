@@ -185,10 +185,11 @@ def _scores(entry: Predictions | Missed, multi_label: bool) -> Iterator[Score]:
 
 
 def _values(entry: Predictions, multi_label: bool) -> dict[str, float | None]:
-    found = metrics.score(entry.logits, entry.labels)
+    found = (entry.logits, entry.labels)
     if multi_label:
-        return {"map": found.mean_average_precision, "nll": found.nll}
-    return {"accuracy": found.accuracy, "nll": found.nll, "ece": found.ece}
+        return {"map": float(np.mean(metrics.average_precision(*found))), "nll": metrics.nll(*found)}
+    ece = metrics.expected_calibration_error(*found)
+    return {"accuracy": metrics.accuracy(*found), "nll": metrics.nll(*found), "ece": ece}
 
 
 def headline(scores: Sequence[Score], track: Track) -> float | None:

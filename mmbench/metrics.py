@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_expit, log_softmax, ndtri
-from sklearn.metrics import average_precision_score, roc_auc_score
+
+# sklearn is imported where it is used: half a second that data with one label a sample never need
 
 CALIBRATION_BINS = 15
 
@@ -54,6 +55,8 @@ def accuracy(logits: Array, targets: Array) -> float:
 
 def average_precision(logits: Array, targets: Array) -> npt.NDArray[np.float64]:
     """(C,) per class over the ranking of samples; 0 for a class without positives, which lowers the mean."""
+    from sklearn.metrics import average_precision_score
+
     hot = _multi_hot(logits, targets)
     pairs = zip(hot.T, logits.T, strict=True)
     return np.array([average_precision_score(truth, ranked) if truth.any() else 0.0 for truth, ranked in pairs])
@@ -61,6 +64,8 @@ def average_precision(logits: Array, targets: Array) -> npt.NDArray[np.float64]:
 
 def auc(logits: Array, targets: Array) -> npt.NDArray[np.float64]:
     """(C,) area under the ROC curve per class; NaN for a class whose samples are all positive or all negative."""
+    from sklearn.metrics import roc_auc_score
+
     hot = _multi_hot(logits, targets)
     pairs = zip(hot.T, logits.T, strict=True)
     return np.array([roc_auc_score(truth, ranked) if 0 < truth.mean() < 1 else np.nan for truth, ranked in pairs])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,8 +49,7 @@ def missing_plan(case: Case, ids: Sequence[str], key: StreamKey) -> MissingPlan:
     if case.missing is None:
         return COMPLETE
     no_audio, no_vision = case.missing.counts(len(ids))
-    ranks = {sample_id: float(uniforms(stream(key, sample_id, "missing", 0, "rank"), 1)[0]) for sample_id in ids}
-    ranked = sorted(ids, key=lambda sample_id: (ranks[sample_id], sample_id))
+    ranked = _ranking(tuple(ids), key)
     share = case.missing.vision_share()
     absent = ranked[: no_audio + no_vision]
     lacks_vision = [int(share * (rank + 1)) > int(share * rank) for rank in range(len(absent))]
@@ -57,6 +57,13 @@ def missing_plan(case: Case, ids: Sequence[str], key: StreamKey) -> MissingPlan:
         audio=frozenset(i for i, vision in zip(absent, lacks_vision, strict=True) if not vision),
         vision=frozenset(i for i, vision in zip(absent, lacks_vision, strict=True) if vision),
     )
+
+
+@lru_cache(maxsize=8)
+def _ranking(ids: tuple[str, ...], key: StreamKey) -> tuple[str, ...]:
+    """The ids of a split in the order in which they go missing; every case and every tuning trial asks for it again."""
+    ranks = {sample_id: float(uniforms(stream(key, sample_id, "missing", 0, "rank"), 1)[0]) for sample_id in ids}
+    return tuple(sorted(ids, key=lambda sample_id: (ranks[sample_id], sample_id)))
 
 
 class SetDigest:
@@ -148,7 +155,7 @@ def _audio_until_fbank(active: _Active) -> tuple[Tensor, Tensor, Tensor]:
 
 def _pcm16(wave: Tensor) -> Tensor:
     """Rounded and clipped as a 16-bit file would: sets written to disk and sets made on the fly agree."""
-    return (wave * PCM_STEPS).round().clamp(-PCM_STEPS, PCM_STEPS - 1).to(torch.int16)
+    return (wave * PCM_STEPS).round_().clamp_(-PCM_STEPS, PCM_STEPS - 1).to(torch.int16)
 
 
 def _fill(x: Tensor, present: Tensor, case: Case, modality: Modality, active: _Active) -> Tensor:

@@ -71,6 +71,7 @@ class Registry(Generic[Card]):
         self.broken: list[Broken] = []
         self._make: Callable[..., Card] = make
         self._entries: dict[str, Entry[Card]] = {}
+        self._imported: set[Origin] = set()
         self._built_in = {path for path in folder.glob("*.py") if path.name != "__init__.py"}
         for path in sorted(self._built_in):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -94,7 +95,9 @@ class Registry(Generic[Card]):
     def load(self, name: str) -> Any:
         """Import the entry's file and return the class or function it registers."""
         origin = self.entry(name).origin
-        _import(origin)
+        if origin not in self._imported:
+            _import(origin)
+            self._imported.add(origin)
         if (self.kind, name) not in _loaded:
             raise ConfigError(f"{origin.path} lists {self.kind} '{name}' but does not register it when imported")
         return _loaded[self.kind, name]
