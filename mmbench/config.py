@@ -121,7 +121,7 @@ class BackboneSpec(Config):
     """A folder written by `mmbench backbone build` or `import`; built on first use from clean data unless given."""
     init: Path | None = None
     """An official CAV-MAE checkpoint to start the clean fine-tuning from."""
-    fusion: Literal["none", "gated", "as-published"] = "gated"
+    fusion: Literal["none", "one-way", "gated", "as-published"] = "gated"
     epochs: float = Field(default=12.0, gt=0)
     """Passes of the clean fine-tuning; this and the next two suit cavmae-tiny on the embedded data."""
     lr: float = Field(default=2e-3, gt=0)

@@ -1,7 +1,8 @@
 """Closed forms of parameter counts: arithmetic over the sizes of a backbone, evaluated without torch.
 
 Names: d width; E blocks of each encoder; U joint blocks; N = 2E + U; H heads; p patch size; Ta, Tv tokens of audio and
-vision; F live parameters of the fusion block; C classes; and every option of the method by its name.
+vision; F live parameters of the fusion block; X directions of its cross-attention, 0 to 2; C classes; and every option
+of the method by its name.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmbench.backbone.blocks import Block, Norm, initialise
 from mmbench.backbone.config import BackboneConfig
-from mmbench.backbone.fusion import GatedFusion, PublishedFusion, dead_parameter_names
+from mmbench.backbone.fusion import FORMS, dead_parameter_names
 from mmbench.backbone.hooks import PLAIN, Hooks, bind_block
 from mmbench.backbone.positions import sincos_positions
 from mmbench.errors import ConfigError
@@ -84,8 +84,7 @@ class CAVMAEFT(Encoder):
             super().__init__(config)
             self.mlp_head = nn.Sequential(nn.LayerNorm(config.embed_dim), nn.Linear(config.embed_dim, config.n_classes))
             if config.fusion != "none":
-                kind = GatedFusion if config.fusion == "gated" else PublishedFusion
-                self.blocks_fu = nn.ModuleList([kind(config.embed_dim, config.heads)])
+                self.blocks_fu = nn.ModuleList([FORMS[config.fusion](config.embed_dim, config.heads)])
         initialise(self, rng)
 
     def forward(

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 from mmbench.errors import ConfigError, UnknownNameError
 
-Fusion = Literal["none", "gated", "as-published"]
+Fusion = Literal["none", "one-way", "gated", "as-published"]
 
 _MULTIPLES = (  # (field, what must divide it)
     ("embed_dim", "heads"),
@@ -81,7 +81,9 @@ class BackboneConfig:
     def symbols(self) -> dict[str, int]:
         """The sizes by the names that formulas of parameter counts use; see mmbench.formula."""
         d = self.embed_dim
-        fusion = 4 * (4 * d * d + 4 * d) + 2 * (8 * d * d + 5 * d) + 8 * d
+        attention, mlps_and_norms = 4 * d * d + 4 * d, 2 * (8 * d * d + 5 * d) + 8 * d
+        directions = {"none": 0, "one-way": 1}.get(self.fusion, 2)
+        gates = {"none": 0, "as-published": 0}.get(self.fusion, 4 + directions)
         return {
             "d": d,
             "E": self.depth,
@@ -91,7 +93,8 @@ class BackboneConfig:
             "p": self.patch_size,
             "Ta": self.audio_tokens,
             "Tv": self.vision_tokens,
-            "F": {"none": 0, "as-published": fusion}.get(self.fusion, fusion + 6),
+            "F": (2 + directions) * attention + mlps_and_norms + gates if directions else 0,
+            "X": directions,
             "C": self.n_classes,
         }
 

@@ -1,8 +1,10 @@
-"""Fusion of the two streams before the joint blocks: the intended form, and the one that was published."""
+"""Fusion of the two streams before the joint blocks: the intended form, half of it, and the one that was published."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar, cast
 
 import torch
 from timm.layers.mlp import Mlp
@@ -52,7 +54,9 @@ def with_prompt(prompt: Tensor | None, tokens: Tensor) -> Tensor:
 
 
 class _FusionLayers(nn.Module):
-    """The layers both forms share, under the published names."""
+    """The layers all forms share, under the published names."""
+
+    one_way: ClassVar[bool] = False
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -60,7 +64,8 @@ class _FusionLayers(nn.Module):
         self.norm2_a, self.norm2_v = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.self_attn_a, self.self_attn_v = FusionAttention(dim, heads), FusionAttention(dim, heads)
         self.cross_attn_a_to_v = FusionAttention(dim, heads)  # audio queries
-        self.cross_attn_v_to_a = FusionAttention(dim, heads)  # vision queries
+        if not self.one_way:
+            self.cross_attn_v_to_a = FusionAttention(dim, heads)  # vision queries
         self.mlp_a, self.mlp_v = Mlp(dim, 4 * dim), Mlp(dim, 4 * dim)
 
 
@@ -72,14 +77,18 @@ class GatedFusion(_FusionLayers):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__(dim, heads)
-        for branch in BRANCHES:
-            for modality in ("a", "v"):
-                self.register_parameter(f"gate_{branch}_{modality}", nn.Parameter(torch.empty(1)))
+        for name in self._gate_names():
+            self.register_parameter(name, nn.Parameter(torch.empty(1)))
 
     def reset_own(self, rng: torch.Generator) -> None:
+        for name in self._gate_names():
+            nn.init.zeros_(cast(Tensor, getattr(self, name)))
+
+    def _gate_names(self) -> Iterator[str]:
         for branch in BRANCHES:
             for modality in ("a", "v"):
-                nn.init.zeros_(cast(Tensor, getattr(self, f"gate_{branch}_{modality}")))
+                if not (self.one_way and (branch, modality) == ("cross", "v")):
+                    yield f"gate_{branch}_{modality}"
 
     def _gate(self, branch: str, modality: str) -> Tensor:
         return torch.tanh(cast(Tensor, getattr(self, f"gate_{branch}_{modality}")))
@@ -95,14 +104,33 @@ class GatedFusion(_FusionLayers):
         na, nv = self.norm1_a(audio), self.norm1_v(vision)
         audio = audio + self._gate("self", "a") * self.self_attn_a(na, na)
         vision = vision + self._gate("self", "v") * self.self_attn_v(nv, nv)
-        na, nv = self.norm1_a(audio), self.norm1_v(vision)
-        cross_a = self.cross_attn_a_to_v(na, with_prompt(prompt_v, nv))
-        cross_v = self.cross_attn_v_to_a(nv, with_prompt(prompt_a, na))
-        audio = audio + self._gate("cross", "a") * cross_a
-        vision = vision + self._gate("cross", "v") * cross_v
+        audio, vision = self._cross(audio, vision, prompt_a, prompt_v)
         audio = audio + self._gate("mlp", "a") * self.mlp_a(self.norm2_a(audio))
         vision = vision + self._gate("mlp", "v") * self.mlp_v(self.norm2_v(vision))
         return audio, vision
+
+    def _cross(
+        self, audio: Tensor, vision: Tensor, prompt_a: Tensor | None, prompt_v: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        na, nv = self.norm1_a(audio), self.norm1_v(vision)
+        crossed = audio + self._gate("cross", "a") * self.cross_attn_a_to_v(na, with_prompt(prompt_v, nv))
+        if self.one_way:
+            return crossed, vision
+        return crossed, vision + self._gate("cross", "v") * self.cross_attn_v_to_a(nv, with_prompt(prompt_a, na))
+
+
+class OneWayFusion(GatedFusion):
+    """The gated form without the vision queries: audio attends to vision, vision to itself alone."""
+
+    one_way = True
+
+    def forward(
+        self, audio: Tensor, vision: Tensor, prompt_a: Tensor | None = None, prompt_v: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As the gated form. Raises ConfigError for prompt_a, which no query would see."""
+        if prompt_a is not None:
+            raise ConfigError("fusion 'one-way' has no vision queries to see prompt_a; give prompt_v, or use 'gated'")
+        return super().forward(audio, vision, None, prompt_v)
 
 
 class PublishedFusion(_FusionLayers):
@@ -143,3 +171,9 @@ class PublishedFusion(_FusionLayers):
 def dead_parameter_names(block: nn.Module) -> frozenset[str]:
     """Names of a fusion block that no forward pass uses."""
     return frozenset(name for name, _ in block.named_parameters() if name.startswith("modality_attention_"))
+
+
+FORMS: Mapping[str, type[_FusionLayers]] = MappingProxyType(
+    {"gated": GatedFusion, "one-way": OneWayFusion, "as-published": PublishedFusion}
+)
+"""Every `fusion` of a backbone but "none"."""
