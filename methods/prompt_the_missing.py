@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmbench.backbone.hooks import Hooks
+from methods.prompt_hooks import PROMPT_STD, LayerPrompts, layer_prompts
 from mmbench.errors import ConfigError, RefusedError
 from mmbench.method import Method, State
 from mmbench.registry import method
@@ -20,31 +20,39 @@ if TYPE_CHECKING:
     from mmbench.backbone.cavmae import CAVMAEFT
 
 POSITIONS = ("input", "attention", "both")
-PROMPT_STD = 0.02
+SHARED = {
+    "family": "prompt",
+    "reference": "Park, Prompt the Missing, CVPR Workshops 2025, pp. 1654-1662 (reconstructed)",
+    "year": 2025,
+    "lr_range": (3e-4, 3e-2),
+    "identity_at_start": False,
+    "bibtex": "park2025ptm",
+}
 
 
-class PromptHooks(Hooks):
-    """Puts the prompts where the row wants them; the same prompts serve both levels."""
+class PromptHooks(LayerPrompts):
+    """Puts the prompts where the row wants them; those of the first block serve both levels."""
 
-    def __init__(self, prompts: nn.ParameterDict, position: str) -> None:
-        self._prompts = prompts
+    def __init__(self, prompts: nn.ParameterDict, layers: int, position: str) -> None:
+        super().__init__(prompts, layers)
         self._position = position
 
     def tokens(self, modality: str, x: Tensor, batch: Any) -> tuple[Tensor, int]:
-        if self._position == "attention":
-            return x, 0
-        prompt = self._prompts[modality]  # (P, D)
-        return torch.cat([prompt.expand(x.shape[0], -1, -1), x], dim=1), prompt.shape[0]  # (B, P + N, D)
+        return (x, 0) if self._position == "attention" else super().tokens(modality, x, batch)
 
     def fuse(self, net: CAVMAEFT, audio: Tensor, vision: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         if self._position == "input":
             return net.fusion(audio, vision)
-        # Audio queries see [prompt_v ; vision], visual queries [prompt_a ; audio].
-        return net.fusion(audio, vision, self._prompts["a"], self._prompts["v"])
+        # Audio queries see [prompt_v ; vision], visual queries, where there are any, [prompt_a ; audio].
+        prompt_a = None if net.config.fusion == "one-way" else self._prompts["a"]
+        return net.fusion(audio, vision, prompt_a, self._prompts["v"])
 
 
 class Prompts(Method):
-    """`length` prompt tokens per modality; case-wise training gives one set per case."""
+    """`length` prompt tokens per modality; case-wise training gives one set per case.
+
+    With `layers` above 1 that many encoder blocks get prompts of their own, which replace those of the block below.
+    """
 
     fixed_position: ClassVar[str | None] = None
     frozen: ClassVar[bool] = False
@@ -55,11 +63,23 @@ class Prompts(Method):
             raise ConfigError(f"option position must be one of {', '.join(POSITIONS)}; got '{position}'")
         if position != "input":
             self._check_fusion()
+        layers = self._layers(position)
         shape = (self.options["length"], self.net.config.embed_dim)
-        prompts = nn.ParameterDict({m: torch.empty(shape).normal_(std=PROMPT_STD, generator=rng) for m in ("a", "v")})
+        prompts = layer_prompts(shape, layers, lambda empty: empty.normal_(std=PROMPT_STD, generator=rng))
+        if position == "attention" and self.net.config.fusion == "one-way":
+            del prompts["a"]  # nothing would attend to it
         prompts.requires_grad_(not self.frozen)
         self.extra["prompts"] = prompts
-        self.hooks = PromptHooks(prompts, position)
+        self.hooks = PromptHooks(prompts, layers, position)
+
+    def _layers(self, position: str) -> int:
+        """Encoder blocks with prompts of their own."""
+        layers: int = self.options.get("layers", 1)
+        if layers > self.net.config.depth:
+            raise ConfigError(f"option layers is {layers}, but each encoder has {self.net.config.depth} blocks")
+        if layers > 1 and position == "attention":
+            raise ConfigError(f"option layers is {layers}, but position 'attention' has no prompts in the encoders")
+        return layers
 
     def _check_fusion(self) -> None:
         """A closed gate passes no gradient to the prompts behind it: they could never learn."""
@@ -86,28 +106,26 @@ class Prompts(Method):
 @method(
     "prompt-the-missing",
     title="Prompt the Missing (both levels)",
-    family="prompt",
-    reference="Park, Prompt the Missing, CVPR Workshops 2025, pp. 1654-1662 (reconstructed)",
-    year=2025,
     memory="M2",
-    lr_range=(3e-4, 3e-2),
-    identity_at_start=False,
-    options={"length": 16, "position": "both"},
+    parameters="2 * layers * length * d",
+    options={"length": 16, "position": "both", "layers": 1},
+    note="count of levels both and input; at the attention level alone X * length * d",
+    **SHARED,
 )
 class PromptTheMissing(Prompts):
-    """Input and attention level, or the one that `position` names."""
+    """Input and attention level, or the one that `position` names.
+
+    Fresh prompts at more than the first block (`layers`) are an ablation of this suite, not of the paper.
+    """
 
 
 @method(
     "prompt-input",
     title="Prompt the Missing (input level only)",
-    family="prompt",
-    reference="Park, Prompt the Missing, CVPR Workshops 2025, pp. 1654-1662 (reconstructed)",
-    year=2025,
     memory="M2",
-    lr_range=(3e-4, 3e-2),
-    identity_at_start=False,
-    options={"length": 16},
+    parameters="2 * layers * length * d",
+    options={"length": 16, "layers": 1},
+    **SHARED,
 )
 class PromptInput(Prompts):
     """Prompts before the encoders; gradients cross every block."""
@@ -118,13 +136,10 @@ class PromptInput(Prompts):
 @method(
     "prompt-attention",
     title="Prompt the Missing (attention level only)",
-    family="prompt",
-    reference="Park, Prompt the Missing, CVPR Workshops 2025, pp. 1654-1662 (reconstructed)",
-    year=2025,
     memory="M1",
-    lr_range=(3e-4, 3e-2),
-    identity_at_start=False,
+    parameters="X * length * d",
     options={"length": 16},
+    **SHARED,
 )
 class PromptAttention(Prompts):
     """Prompts in the fusion block's keys and values; the encoders keep no graph."""
@@ -141,7 +156,9 @@ class PromptAttention(Prompts):
     memory="M0",
     lr_range=(3e-4, 3e-2),
     identity_at_start=False,
+    parameters="0",
     options={"length": 16},
+    bibtex="park2025ptm",
     note="whatever it gains over the source model comes from the head, not from prompts",
 )
 class PromptZero(Prompts):
