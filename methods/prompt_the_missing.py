@@ -72,6 +72,11 @@ class Prompts(Method):
         self.extra["prompts"] = prompts
         self.hooks = PromptHooks(prompts, layers, position)
 
+    def stream(self, name: str) -> str | None:
+        """Prompts of the attention level act between the streams, not in an encoder."""
+        inside = (self.fixed_position or self.options["position"]) != "attention"
+        return super().stream(name) if inside else None
+
     def _layers(self, position: str) -> int:
         """Encoder blocks with prompts of their own."""
         layers: int = self.options.get("layers", 1)

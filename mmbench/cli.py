@@ -212,9 +212,9 @@ def doctor(json: JsonOption = False) -> None:
 @app.command()
 @guarded
 def check(
-    name: Annotated[str, typer.Argument(help="A method or a training strategy.")], plugin: PluginOption = None
+    name: Annotated[str, typer.Argument(help="A method, training strategy or adapter.")], plugin: PluginOption = None
 ) -> None:
-    """Run the conformance suite on a method or a strategy, as the tests do on every built-in one."""
+    """Run the conformance suite on a method, strategy or adapter, as the tests do on every built-in one."""
     use_plugins(plugin)
     from mmbench.conformance_verb import check_entry
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -65,8 +66,15 @@ def _cache(folder: Path) -> Finding:
 
 def _registries() -> list[Finding]:
     findings = []
-    for found in (registry.methods(), registry.corruptions(), registry.datasets()):
-        findings.append(Finding(f"{found.kind}s", str(len(found.names()))))
+    every: dict[str, registry.Registry[Any]] = {
+        "methods": registry.methods(),
+        "training strategies": registry.strategies(),
+        "online adapters": registry.onlines(),
+        "corruptions": registry.corruptions(),
+        "datasets": registry.datasets(),
+    }
+    for words, found in every.items():
+        findings.append(Finding(words, str(len(found.names()))))
         findings += [Finding(f"broken {found.kind}", b.label, False, b.reason) for b in found.broken]
     return findings
 

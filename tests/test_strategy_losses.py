@@ -232,3 +232,9 @@ def test_ogm_refuses_a_method_that_ends_elsewhere() -> None:
 
     with pytest.raises(RefusedError, match="one normed token per patch"):
         Regimen(make(Elsewhere), (strategy("ogm-ge"),)).loss(complete(2))
+
+
+def test_prompts_between_the_streams_belong_to_no_encoder() -> None:
+    assert build("prompt-attention").stream("extra.prompts.a") is None
+    assert build("prompt-input").stream("extra.prompts.a") == "a"
+    assert build("prompt-the-missing", {"position": "attention"}).stream("extra.prompts.v") is None
