@@ -17,6 +17,7 @@ from mmbench.registry import method
     family="frozen",
     reference="Gong et al., Contrastive Audio-Visual Masked Autoencoder, ICLR 2023",
     year=2023,
+    bibtex="gong2023cavmae",
     memory="M0",
     trains=False,
 )
@@ -33,6 +34,7 @@ class Source(Method):
     family="frozen",
     reference="Gong et al., Contrastive Audio-Visual Masked Autoencoder, ICLR 2023",
     year=2023,
+    bibtex="gong2023cavmae",
     memory="M0",
     trains=False,
     identity_at_start=False,

@@ -24,9 +24,11 @@ BLOCKS = ("blocks_a", "blocks_v", "blocks_u")
     family="lora",
     reference="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022",
     year=2022,
+    bibtex="hu2022lora",
     memory="M2",
     lr_range=(1e-4, 1e-2),
     options={"rank": 8, "alpha": 16.0},
+    parameters="4*d*rank*N",
     note="separate A and B for q and for v; k stays as it is",
 )
 class LoraQV(Method):
