@@ -88,6 +88,7 @@ def test_costs_of_an_update_are_told() -> None:
     assert cell(settings, "lora-qv+tent", "updated", "mixed").mean == pytest.approx(2.0)
     assert cell(settings, "lora-qv+tent", "passes", "mixed").mean == pytest.approx(2.0)
     assert cell(settings, "lora-qv+tent", "milliseconds", "mixed").mean == pytest.approx(4.0)
+    assert cell(settings, "lora-qv+tent", "used", "mixed").mean == pytest.approx(100.0)
 
 
 def test_a_refused_adapter_keeps_its_row() -> None:

@@ -17,6 +17,7 @@ READING = (
     "Unadapted: the same trained state without the adapter, on the same samples.",
     "Worse: share of the streams (case, seed, setting, batch) in which the adapter ends below the unadapted model; "
     "a high share is a collapse.",
+    "Used: share of the samples that passed the adapter's filter and entered an update, over all streams.",
     "Reset: the model starts anew for each case; continual: cases follow each other; mixed: one stream of all cases.",
 )
 
@@ -83,6 +84,7 @@ def _settings_table(selection: Selection, streams: tuple[str, ...]) -> Table:
         Column("worst", f"{first} worst case", "%", 1, "higher"),
         *(Column(stream, stream, "%", 1, "higher") for stream in streams[1:]),
         Column("worse", "worse", "% of streams", 0, "lower"),
+        Column("used", "used", "% of samples", 0),
         Column("updated", "updated", "M"),
         Column("passes", "forward + backward", "per sample"),
         Column("milliseconds", "update", "ms/sample"),
@@ -109,6 +111,7 @@ def _settings_table(selection: Selection, streams: tuple[str, ...]) -> Table:
 def _cost_cells(records: Sequence[TrialRecord]) -> tuple[Cell, ...]:
     facts = [record.online for record in records if record.online is not None]
     return (
+        cell_of((None if f.used_share is None else 100 * f.used_share for f in facts), spread=False),
         cell_of((f.updated_parameters / 1e6 for f in facts), spread=False),
         cell_of((f.forwards_per_sample + f.backwards_per_sample for f in facts), spread=False),
         cell_of(None if f.update_seconds_per_sample is None else 1000 * f.update_seconds_per_sample for f in facts),
