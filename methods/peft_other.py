@@ -93,7 +93,7 @@ class Vera(Redrawn):
     note="the exact Cayley transform, where peft's default is a truncated series; rotates the inputs of each layer",
 )
 class OFT(PeftBacked):
-    """W R on all four linears: R is block-diagonal and orthogonal, (I - Q)(I + Q)^-1 of a skew-symmetric Q."""
+    """W R^T on all four linears: R is block-diagonal and orthogonal, (I - Q)(I + Q)^-1 of a skew-symmetric Q."""
 
     def config(self) -> Any:
         width, block = self.net.config.embed_dim, self.options["block"]
