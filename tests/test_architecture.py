@@ -14,10 +14,10 @@ ROOT = registry.ROOT
 PACKAGES = ("mmbench", "methods", "corruptions")
 # Lowest first. A module may import from its own layer and from those below, never from one above.
 LAYERS = (
-    ("errors", "rng", "cards", "method_options", "metrics", "strict_yaml", "formula", "files"),
+    ("errors", "rng", "cards", "method_options", "metrics", "strict_yaml", "formula", "files", "assets"),
     ("registry",),
-    ("backbone", "corruption", "records", "cases", "config", "suite_file", "suites"),
-    ("data", "pipeline", "environment"),
+    ("backbone", "corruption", "imaging", "frost", "records", "cases", "config", "suite_file", "suites"),
+    ("data", "pipeline", "environment", "audio_source", "audio_mix", "audio_scenes"),
     ("meter", "feed", "method", "strategy", "online", "online_parts"),
     ("bench", "trials", "prepare"),
     ("router",),
