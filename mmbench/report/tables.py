@@ -18,6 +18,7 @@ from mmbench.report.latex import as_latex
 from mmbench.report.model import Table
 from mmbench.report.online import online_tables
 from mmbench.report.published import reported_tables
+from mmbench.report.robustness import robustness_tables
 from mmbench.report.text import as_markdown, as_text
 
 Format = Literal["txt", "md", "csv", "tex", "html"]
@@ -25,11 +26,12 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def group_tables(board: Board, dataset: str, backbone: str) -> tuple[Table, ...]:
-    """The tables of one data set and backbone: its tracks, its costs, its online adapters."""
+    """The tables of one data set and backbone: accuracy, robustness, cost, online adapters."""
     tables: list[Table] = []
     selection = select(board.records, dataset, backbone)
     if selection.records:
         tables += [accuracy_table(board, dataset, backbone, track) for track in selection.tracks]
+        tables += robustness_tables(board, dataset, backbone)
         tables += efficiency_tables(board, dataset, backbone)
     return (*tables, *online_tables(board, dataset, backbone))
 
