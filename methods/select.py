@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.backbone.cavmae import CAVMAEFT
+from mmbench.errors import ConfigError
 from mmbench.method import Method, Phase
 from mmbench.registry import method
 
@@ -98,6 +99,8 @@ class LPFT(Selection):
 
     def phases(self) -> tuple[Phase, ...]:
         share = self.options["probe_share"]
+        if not 0 < share < 1:
+            raise ConfigError(f"option probe_share of lp-ft lies between 0 and 1; got {share:g}")
         return (Phase("probe", share), Phase("full", 1.0 - share))
 
     def begin(self, phase: Phase) -> None:

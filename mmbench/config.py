@@ -197,9 +197,7 @@ class Suite(Config):
     @field_validator("methods", mode="before")
     @classmethod
     def _methods(cls, value: Any) -> Any:
-        return (
-            [method_entry(v) if isinstance(v, str) else v for v in value] if isinstance(value, (list, tuple)) else value
-        )
+        return [composed(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     @field_validator("datasets", "backbones", mode="before")
     @classmethod
@@ -213,11 +211,21 @@ class Suite(Config):
             ("datasets", [d.title for d in self.datasets]),
             ("backbones", [b.title for b in self.backbones]),
             ("seeds", [str(s) for s in self.seeds]),
+            ("streams", list(self.streams)),
         ):
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
                 raise ValueError(f"{what} named twice: {', '.join(twice)} (give the second one a label)")
         return self
+
+
+def composed(entry: Any) -> Any:
+    """A suite's entry for a method with a combined name taken apart, whether it stands alone or in a mapping."""
+    if isinstance(entry, str):
+        return method_entry(entry)
+    if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
+        return {**method_entry(entry["name"]), **{key: value for key, value in entry.items() if key != "name"}}
+    return entry
 
 
 def method_entry(text: str) -> dict[str, Any]:
@@ -229,6 +237,8 @@ def method_entry(text: str) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name}
     regimes, strategies, onlines = get_args(Regime), registry.strategies().names(), registry.onlines().names()
     for part in parts:
+        if parts.count(part) > 1:
+            raise ConfigError(f"'{text}' names {part} twice")
         if part in strategies:
             entry["strategies"] = [*entry.get("strategies", []), part]
             continue

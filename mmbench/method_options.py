@@ -14,6 +14,7 @@ def resolve_options(card: MethodCard | StrategyCard | OnlineCard, given: Mapping
 
     Raises ConfigError naming an unknown option or a value of another type.
     """
+    resolved = dict(card.options)
     for key, value in given.items():
         if key not in card.options:
             raise UnknownNameError(f"option of {card.name}", key, card.options)
@@ -23,6 +24,7 @@ def resolve_options(card: MethodCard | StrategyCard | OnlineCard, given: Mapping
             raise ConfigError(
                 f"option {key} of {card.name} must be {type(default).__name__}, like {default!r}; got {value!r}"
             )
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+        if type(default) is int and value < 1:
             raise ConfigError(f"option {key} of {card.name} is a count, at least 1; got {value}")
-    return {**card.options, **given}
+        resolved[key] = float(value) if isinstance(default, float) else value  # 1 and 1.0 are one setting
+    return resolved

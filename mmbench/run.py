@@ -22,6 +22,7 @@ from mmbench.costs import CostInputs, StepCounts, collect_costs, count_step, fit
 from mmbench.desk import Desk
 from mmbench.environment import environment
 from mmbench.errors import (
+    ConfigError,
     DivergedError,
     DoesNotFitError,
     MMBenchError,
@@ -43,6 +44,7 @@ from mmbench.tune import tune
 
 STATUSES: tuple[tuple[type[Exception], Status], ...] = (
     (RefusedError, "refused"),
+    (ConfigError, "refused"),
     (DoesNotFitError, "does-not-fit"),
     (DivergedError, "diverged"),
     (OverBudgetError, "over-budget"),

@@ -59,8 +59,8 @@ def adapt_trial(desk: Desk, folder: Path) -> dict[str, Any]:
     eval_memory = desk.peaks.read()
     with bench.clock.phase("log"):
         save_predictions((*deck.unadapted, *results[0].predictions), folder)
-    predicted = len(deck.cases) * len(desk.data.splits.test) * (1 + len(results))
-    inputs = CostInputs(fitted, None, PeakMemory(), eval_memory, None, predicted)
+    # No time per prediction: the evaluation's seconds hold the updates too, which OnlineFacts tells apart.
+    inputs = CostInputs(fitted, None, PeakMemory(), eval_memory, None, predicted=0)
     costs = collect_costs(desk.method, desk.data, inputs, bench)
     return {"scores": scores, "costs": costs, "online": online_facts(trial, adapter, results)}
 

@@ -15,7 +15,7 @@ from mmbench.bench import Bench
 from mmbench.cases import Case
 from mmbench.config import Blind, OptimConfig
 from mmbench.data.batch import Batch
-from mmbench.errors import DivergedError, DoesNotFitError, RefusedError
+from mmbench.errors import ConfigError, DivergedError, DoesNotFitError, RefusedError
 from mmbench.feed import TrainFeed, TrialData, seed_from
 from mmbench.meter import StepTimes, optimizer_bytes
 from mmbench.method import Method, Phase, State
@@ -104,7 +104,12 @@ def _trained_router(data: TrialData, job: Job, bench: Bench, ledger: Ledger) -> 
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` split in proportion to the weights, into whole numbers with exactly that sum."""
+    """`total` split in proportion to the weights, into whole numbers with exactly that sum.
+
+    Raises ConfigError for a negative weight, which would let the other parts exceed the total.
+    """
+    if min(weights) < 0:
+        raise ConfigError(f"shares of a budget cannot be negative; got {', '.join(f'{w:g}' for w in weights)}")
     ends = [round(total * sum(weights[: i + 1]) / sum(weights)) for i in range(len(weights))]
     return [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 

@@ -65,7 +65,8 @@ class Trial(Config):
     def contents(self) -> dict[str, Any]:
         """What the record's names stand for."""
         split = self.dataset.split_facts()
-        return {"cases": self.cases, "train_cases": self.train_cases, "tracks": self.tracks, "split": split}
+        streams = {"streams": self.streams} if self.streams else {}
+        return {"cases": self.cases, "train_cases": self.train_cases, "tracks": self.tracks, "split": split, **streams}
 
     @property
     def title(self) -> str:
@@ -112,12 +113,17 @@ def rows(suite: Suite) -> tuple[Row, ...]:
 
 def _checked(method: MethodSpec) -> MethodCard:
     """The method's card; raises ConfigError or UnknownNameError for what the registries do not hold."""
+    for kind, found in (("a training strategy", registry.strategies()), ("an online adapter", registry.onlines())):
+        if method.name in found.names():
+            raise ConfigError(f"'{method.name}' is {kind}; combine it with a method: lora-qv+mixed+{method.name}")
     card = registry.methods().card(method.name)
     resolve_options(card, method.options)
     for part in method.strategies:
         resolve_options(registry.strategies().card(part.name), part.options)
     if method.strategies and not card.trains:
         raise ConfigError(f"{method.title}: {method.name} does not train, so a training strategy has nothing to act on")
+    if method.regimes and not card.trains:
+        raise ConfigError(f"{method.title}: {method.name} does not train, so it has no regime; leave it away")
     if method.online:
         resolve_options(registry.onlines().card(method.online.name), method.online.options)
     return card
@@ -137,7 +143,8 @@ def _with_bases(found: Sequence[Row]) -> tuple[Row, ...]:
     """Every online row after its base; a base that the suite lists, whatever its label, is not added again."""
 
     def content(row: Row) -> Row:
-        plain = row.method.model_copy(update={"label": None, "regimes": None})
+        options = resolve_options(row.card, row.method.options)
+        plain = row.method.model_copy(update={"label": None, "regimes": None, "options": options})
         seed = row.seed if row.card.trains or row.method.online else -1
         return replace(row, method=plain, seed=seed)
 

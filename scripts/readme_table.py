@@ -14,7 +14,7 @@ from mmbench.report.comparable import select
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.model import Row, Table, cell_text
 
-ALWAYS = ("source", "missing-mode", "full-finetune", "lora-qv", "adapter-pfeiffer", "prompt-the-missing", "prompt-zero")
+ALWAYS = ("source", "full-finetune", "lora-qv", "adapter-pfeiffer", "prompt-the-missing", "prompt-zero")
 REGIMES = ("mixed", "–")  # noqa: RUF001  # what rows that do not train carry
 ACCURACY = ("complete", "mean", "worst")
 COSTS = ("trainable_parameters", "state_ratio", "epoch_ratio")

@@ -205,7 +205,7 @@ def test_notes_say_how_the_table_was_made() -> None:
     dirty = environment(dirty=True, date="2026-03-04T00:00:00+00:00")
     facts = data(leaks=True, note="files of one recording on both sides", skipped=("x.wav: empty", "y.jpg: truncated"))
     records = [
-        record("a", 0, data=facts),
+        record("a", 0, data=facts, trial_deviations=("batch 32",)),
         record("a", 1, data=facts, environment=dirty, trial_deviations=("batch 32",)),
     ]
     table = accuracy(records)

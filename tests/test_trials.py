@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from mmbench import sweep
+from mmbench import registry, sweep
 from mmbench.cases import named_cases, parse_case
 from mmbench.errors import ConfigError
+from mmbench.method_options import resolve_options
 from mmbench.suite_file import parse_suite
 from mmbench.trials import Digests, Trial, case_data, make_trial, read_trial, rows
 
@@ -105,3 +106,41 @@ def test_two_rows_that_are_one_trial_are_refused(monkeypatch: pytest.MonkeyPatch
     suite = parse_suite({**SUITE, "methods": twins})
     with pytest.raises(ConfigError, match="two rows of suite s are the same trial lora-qv-casewise-s3"):
         sweep.plan(suite, tmp_path, torch.device("cpu"), lambda event: None)
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (["lora-qv+mixup+mixup"], "names mixup twice"),
+        (["lora-qv+tent+read"], "names two online adapters"),
+        (["lora-qv+clean+mixed"], "names two regimes"),
+        (["lora-qv+mixd"], "no regime, strategy or online adapter 'mixd'; did you mean: mixed"),
+        (["tent"], r"'tent' is an online adapter; combine it with a method: lora-qv\+mixed\+tent"),
+        (["mixup"], "'mixup' is a training strategy"),
+        (["source+mixed+read"], "source does not train, so it has no regime"),
+        (["source+mixup"], "a training strategy has nothing to act on"),
+    ],
+)
+def test_combinations_that_cannot_be_meant_are_refused(methods: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        rows(parse_suite({"name": "s", "methods": methods}))
+
+
+def test_a_combined_name_may_stand_in_a_mapping() -> None:
+    entry = {"name": "lora-qv+mixed+mixup+read", "options": {"rank": 4}, "label": "mine"}
+    (spec,) = parse_suite({"name": "s", "methods": [entry]}).methods
+    assert (spec.name, spec.regimes, spec.options, spec.label) == ("lora-qv", ("mixed",), {"rank": 4}, "mine")
+    assert [part.name for part in spec.strategies] == ["mixup"]
+    assert spec.online is not None and spec.online.name == "read"
+
+
+def test_a_base_with_its_default_written_out_is_the_same_trial() -> None:
+    entry = {"name": "lora-qv", "regimes": ["mixed"], "options": {"rank": 8}, "online": "tent"}
+    grid = rows(parse_suite({"name": "s", "methods": ["lora-qv+mixed", entry], "seeds": [0]}))
+    assert [row.method.title for row in grid] == ["lora-qv", "lora-qv+tent"]
+
+
+def test_whole_numbers_serve_as_options_that_are_not_counts() -> None:
+    card = registry.onlines().card("eata")
+    assert resolve_options(card, {"fisher": 0})["fisher"] == 0.0
+    assert isinstance(resolve_options(card, {"lr": 1})["lr"], float)

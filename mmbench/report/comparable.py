@@ -139,8 +139,12 @@ def _same_evaluation_sets(records: list[TrialRecord], problems: list[str]) -> li
 def _content(record: TrialRecord) -> str:
     """What a row's title stands for."""
     trial = record.trial
-    parts = {"strategies": trial.strategies, "online": trial.online, "train_cases": _train_cases(record)}
-    return _json({"method": trial.method, **trial.options, **parts})
+    own_cases = trial.contents.get("train_cases") if trial.regime == "missing-rate" else None
+    streams = trial.contents.get("streams")
+    parts: dict[str, Any] = {"strategies": trial.strategies, "online": trial.online, "streams": streams}
+    return _json(
+        {"method": trial.method, **trial.options, **parts, "deviations": trial.deviations, "train_cases": own_cases}
+    )
 
 
 def _same_rows(records: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
+from mmbench.cards import Track
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, row_of, slug, sort_rows
-from mmbench.report.comparable import Selection, select
+from mmbench.report.comparable import FALLBACKS, Selection, select
 from mmbench.report.model import NOT_MEASURED, Cell, Column, Row, Table, cell_of, mark_best
 from mmbench.report.notes import how_made
 
 READING = (
     "Before: each batch is scored before the update on it (the headline). After: scored again after the update.",
     "Unadapted: the same trained state without the adapter, on the same samples.",
-    "Worse: share of the streams (case, seed, setting, batch) in which the adapter ends below the unadapted model; "
-    "a high share is a collapse.",
+    "Worse: share of the streams (case, seed, setting, batch) in which the adapter scores below the unadapted model, "
+    "by however little. Largest drop: how far below it the worst of them lies; a large one is a collapse.",
+    "Rates and thresholds are the published ones; nothing was tuned on test data.",
     "Used: share of the samples that passed the adapter's filter and entered an update, over all streams.",
     "Reset: the model starts anew for each case; continual: cases follow each other; mixed: one stream of all cases.",
 )
@@ -50,15 +52,24 @@ class Streams:
         known = [value for value in values if value is not None]
         return min(known) if known and len(known) == len(values) else None
 
-    def worse_share(self, streams: Sequence[str]) -> float | None:
-        """Share of (case, stream) pairs that end below the unadapted model."""
-        pairs = [
+    def largest_drop(self, streams: Sequence[str]) -> float | None:
+        """Of all (case, stream) pairs, how far the adapter lies below the unadapted model at most; 0 if nowhere."""
+        drops = [plain - adapted for adapted, plain in self._pairs(streams)]
+        return max(0.0, *drops) if drops else None
+
+    def _pairs(self, streams: Sequence[str]) -> list[tuple[float, float]]:
+        """Scores with the adapter and without, of every case and stream that has both."""
+        found = [
             (self.value(case, stream, "before"), self.value(case, "", "none"))
             for case in self.record.trial.cases
             for stream in streams
         ]
-        known = [adapted < plain for adapted, plain in pairs if adapted is not None and plain is not None]
-        return sum(known) / len(known) if known else None
+        return [(adapted, plain) for adapted, plain in found if adapted is not None and plain is not None]
+
+    def worse_share(self, streams: Sequence[str]) -> float | None:
+        """Share of (case, stream) pairs that end below the unadapted model."""
+        pairs = self._pairs(streams)
+        return sum(adapted < plain for adapted, plain in pairs) / len(pairs) if pairs else None
 
 
 def streams_of(selection: Selection) -> tuple[str, ...]:
@@ -67,15 +78,22 @@ def streams_of(selection: Selection) -> tuple[str, ...]:
 
 
 def online_tables(board: Board, dataset: str, backbone: str) -> tuple[Table, ...]:
-    """All streams in one table, and the cases of the first stream in another; none without online trials."""
+    """All streams in one table, and the cases of the first stream in another, for each track that has trials."""
     selection = select(board.records, dataset, backbone, online=True)
-    streams = streams_of(selection)
-    if not streams:
-        return ()
-    return (_settings_table(selection, streams), _cases_table(selection, streams[0]))
+    found: list[Table] = []
+    for track in reversed(tuple(FALLBACKS)):
+        part = replace(selection, records=tuple(r for r in selection.records if track_of(r) in (track, None)))
+        if streams := streams_of(part):
+            found += [_settings_table(part, streams, track), _cases_table(part, streams[0], track)]
+    return tuple(found)
 
 
-def _settings_table(selection: Selection, streams: tuple[str, ...]) -> Table:
+def track_of(record: TrialRecord) -> str | None:
+    """The track an online trial ran on: the one that tells its method least; None where it has no score."""
+    return next((score.track for score in record.scores), None)
+
+
+def _settings_table(selection: Selection, streams: tuple[str, ...], track: Track) -> Table:
     first = streams[0]
     columns = (
         Column("unadapted", "unadapted", "%", 1),
@@ -84,6 +102,7 @@ def _settings_table(selection: Selection, streams: tuple[str, ...]) -> Table:
         Column("worst", f"{first} worst case", "%", 1, "higher"),
         *(Column(stream, stream, "%", 1, "higher") for stream in streams[1:]),
         Column("worse", "worse", "% of streams", 0, "lower"),
+        Column("drop", "largest drop", "points", 1, "lower"),
         Column("used", "used", "% of samples", 0),
         Column("updated", "updated", "M"),
         Column("passes", "forward + backward", "per sample"),
@@ -101,11 +120,12 @@ def _settings_table(selection: Selection, streams: tuple[str, ...]) -> Table:
             cell_of((s.worst(first) for s in finished), 100),
             *(cell_of((s.mean(stream, "before") for s in finished), 100) for stream in streams[1:]),
             cell_of((s.worse_share(streams) for s in finished), 100, spread=False),
+            cell_of((s.largest_drop(streams) for s in finished), 100),
             *_cost_cells([s.record for s in finished]),
         )
         return row_of(group, cells, selection.seeds)
 
-    return _table(selection, "settings", columns, tuple(row(group) for group in selection.rows()), 1)
+    return _table(selection, ("settings", track), columns, tuple(row(group) for group in selection.rows()), 1)
 
 
 def _cost_cells(records: Sequence[TrialRecord]) -> tuple[Cell, ...]:
@@ -118,7 +138,7 @@ def _cost_cells(records: Sequence[TrialRecord]) -> tuple[Cell, ...]:
     )
 
 
-def _cases_table(selection: Selection, stream: str) -> Table:
+def _cases_table(selection: Selection, stream: str, track: Track) -> Table:
     columns = (
         *(Column(case, case, "%", 1, "higher") for case in selection.cases),
         Column("mean", "mean", "%", 1, "higher", headline=True),
@@ -135,7 +155,7 @@ def _cases_table(selection: Selection, stream: str) -> Table:
         return row_of(group, tuple(cells), selection.seeds)
 
     rows = tuple(row(group) for group in selection.rows()) + _unadapted(selection)
-    return _table(selection, stream.replace("/", "-"), columns, rows, len(selection.cases))
+    return _table(selection, (stream, track), columns, rows, len(selection.cases))
 
 
 def _unadapted(selection: Selection) -> tuple[Row, ...]:
@@ -143,7 +163,7 @@ def _unadapted(selection: Selection) -> tuple[Row, ...]:
     bases: dict[tuple[str, str], dict[int, Streams]] = {}
     for record in selection.records:
         if record.status == "ok" and record.online is not None:
-            title = record.trial.title.removesuffix(f"+{record.trial.online}")
+            title = "+".join((record.trial.method, *record.trial.strategies))
             known = bases.setdefault((title, record.trial.regime), {})
             known.setdefault(record.trial.seed, Streams(record, selection.metric))
     rows = []
@@ -157,12 +177,16 @@ def _unadapted(selection: Selection) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _table(selection: Selection, name: str, columns: tuple[Column, ...], rows: tuple[Row, ...], by: int) -> Table:
+def _table(
+    selection: Selection, name: tuple[str, Track], columns: tuple[Column, ...], rows: tuple[Row, ...], by: int
+) -> Table:
     metric = METRIC_LABELS[selection.metric]
-    what = "all settings" if name == "settings" else f"stream {name.replace('-', '/')}, before the update"
+    what, track = name
+    words = "all settings" if what == "settings" else f"stream {what}, before the update"
+    place = f"{selection.dataset}, {selection.backbone}"
     return Table(
-        title=f"Online adaptation on {selection.dataset}, {selection.backbone}: {metric.lower()}, {what}",
-        slug=slug(selection.dataset, selection.backbone, "online", name),
+        title=f"Online adaptation on {place}: {metric.lower()}, {words}, {track} track",
+        slug=slug(selection.dataset, selection.backbone, "online", what.replace("/", "-"), track),
         columns=columns,
         rows=mark_best(sort_rows(rows, by), columns),
         notes=(*READING, *how_made(selection.records), *selection.problems),
