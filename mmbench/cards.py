@@ -137,6 +137,8 @@ class CorruptionCard:
     """(0,) for a corruption without a scale."""
     variant: str = ""
     deterministic: bool = False
+    requires: str = ""
+    """What the data must be for it to mean anything: `moving-pictures`, or empty for any data."""
     note: str = ""
 
     @staticmethod

@@ -1,8 +1,13 @@
-"""Cases: named pairs of corruptions, written as data and checked against the registry without importing any."""
+"""Cases: named pairs of corruptions, written as data and checked against the registry without importing any.
+
+A case may be written by its corruption alone: `imagenet_c/fog@3`; `avc/rain@3` for the pair of `avc/rain-sound` and
+`avc/rain-sight`. In lists `@1-5` stands for five cases and `avc/*` for every pair, or corruption, of a family.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -19,6 +24,9 @@ from mmbench.registry import corruptions
 Which = Literal["audio", "vision", "mixed"]
 CASE_KEYS = ("name", "audio", "vision", "missing")
 MISSING_KEYS = ("which", "rate", "audio_share", "audio_fill", "vision_fill")
+HALVES: Mapping[Modality, str] = MappingProxyType({"audio": "-sound", "vision": "-sight"})
+"""How the two corruptions of a pair are registered, after the name of the pair."""
+RANGE = re.compile(r"([0-9]{1,3})-([0-9]{1,3})")
 
 
 @dataclass(frozen=True)
@@ -97,15 +105,17 @@ def parse_reference(text: str) -> Reference:
 
 
 def parse_case(entry: str | Mapping[str, Any]) -> Case:
-    """A case by its name, or written out as `{name, audio, vision, missing}`.
+    """A case by its name or its corruption, or written out as `{name, audio, vision, missing}`.
 
     Raises UnknownNameError for a name nobody defined and ConfigError, naming the case, for anything that does not fit.
     """
     if isinstance(entry, str):
         known = named_cases()
-        if entry not in known:
-            raise UnknownNameError("case", entry, known)
-        return known[entry]
+        if entry in known:
+            return known[entry]
+        if "/" in entry:
+            return _of_corruption(entry)
+        raise UnknownNameError("case", entry, known)
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
         raise ConfigError(f"a case is a name or a mapping with a 'name'; got {entry!r}")
     name = entry["name"]
@@ -115,16 +125,63 @@ def parse_case(entry: str | Mapping[str, Any]) -> Case:
 
 
 def parse_cases(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Case, ...]:
-    """Cases in order, sets expanded, repeats dropped; raises ConfigError if one name stands for two cases."""
+    """Cases in order, sets and ranges expanded, repeats dropped; raises ConfigError if a name stands for two cases."""
     found: dict[str, Case] = {}
     for entry in entries:
-        names = named_sets().get(entry) if isinstance(entry, str) else None
-        if isinstance(entry, str) and names is None and entry not in named_cases():
-            raise UnknownNameError("case or set of cases", entry, [*named_cases(), *named_sets()])
-        for case in map(parse_case, names or (entry,)):
+        for case in map(parse_case, _expanded(entry) if isinstance(entry, str) else (entry,)):
             if found.setdefault(case.name, case) != case:
                 raise ConfigError(f"case '{case.name}' is given twice, with different contents; rename one of them")
     return tuple(found.values())
+
+
+def pairs() -> tuple[str, ...]:
+    """Names under which a corruption of the sound and one of the picture are registered as a pair."""
+    names = corruptions().names()
+    sound, sight = HALVES["audio"], HALVES["vision"]
+    stems = (name.removesuffix(sound) for name in names if name.endswith(sound))
+    return tuple(stem for stem in stems if stem + sight in names)
+
+
+def _of_corruption(entry: str) -> Case:
+    """`family/name[@severity]` of a corruption or a pair as the case that consists of it."""
+    name, at, scale = entry.partition("@")
+    known = corruptions().names()
+    if name in known:
+        return parse_case({"name": entry, corruptions().card(name).modality: entry})
+    if name in pairs():
+        return parse_case({"name": entry, **{half: f"{name}{end}{at}{scale}" for half, end in HALVES.items()}})
+    raise UnknownNameError("corruption", name, [*known, *pairs()])
+
+
+def _expanded(entry: str) -> Iterator[str]:
+    """The cases that an entry of a list stands for."""
+    if entry in named_sets():
+        yield from (case for member in named_sets()[entry] for case in _expanded(member))
+        return
+    if entry not in named_cases() and "/" not in entry:
+        raise UnknownNameError("case or set of cases", entry, [*named_cases(), *named_sets()])
+    name, at, scale = entry.partition("@")
+    names = _family(name.removesuffix("*")) if name.endswith("/*") else (name,)
+    bounds = RANGE.fullmatch(scale)
+    if bounds is None:
+        yield from (f"{name}{at}{scale}" for name in names)
+        return
+    low, high = int(bounds[1]), int(bounds[2])
+    if low > high:
+        raise ConfigError(f"case '{entry}': a range of severities begins with the smaller one, '@{high}-{low}'")
+    yield from (f"{name}@{severity}" for name in names for severity in range(low, high + 1))
+
+
+def _family(prefix: str) -> tuple[str, ...]:
+    """Pairs and single corruptions whose names begin with `family/`; halves count as their pair."""
+    whole = pairs()
+    halves = {pair + end for pair in whole for end in HALVES.values()}
+    names = (*whole, *(name for name in corruptions().names() if name not in halves))
+    found = tuple(name for name in names if name.startswith(prefix))
+    if not found:
+        families = {name.partition("/")[0] for name in names}
+        raise UnknownNameError("family of corruptions", prefix.rstrip("/"), families)
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -137,7 +194,7 @@ def named_cases() -> Mapping[str, Case]:
 
 @lru_cache(maxsize=1)
 def named_sets() -> Mapping[str, tuple[str, ...]]:
-    """Lists of named cases that are usually run together."""
+    """Lists of cases that are usually run together, as they are written in a suite."""
     return MappingProxyType({name: tuple(cases) for name, cases in _shipped()["sets"].items()})
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ def test_the_papers_four_cases() -> None:
 def test_every_named_set_holds_known_cases() -> None:
     for name, cases in named_sets().items():
         assert name not in named_cases()
-        assert [case.name for case in parse_cases([name])] == list(cases)
+        assert parse_cases([name]) == parse_cases(cases)
 
 
 def test_a_written_case() -> None:
@@ -89,6 +91,75 @@ def test_a_case_needs_a_name(entry: Any) -> None:
 def test_broken_references(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_reference(text)
+
+
+PAIRS = """
+from mmbench.registry import corruption
+
+OWN = {"family": "own", "reference": "test"}
+
+@corruption("own/rain-sound", modality="audio", stage="waveform", **OWN)
+@corruption("own/hum-sound", modality="audio", stage="waveform", severities=(0,), **OWN)
+@corruption("own/hum-sight", modality="vision", stage="image", severities=(0,), **OWN)
+@corruption("own/rain-sight", modality="vision", stage="image", **OWN)
+@corruption("own/lone-sound", modality="audio", stage="waveform", **OWN)
+def nothing(x, draws, severity):
+    return x
+"""
+
+
+def test_a_corruption_is_a_case() -> None:
+    assert parse_case("imagenet_c/fog@3") == Case("imagenet_c/fog@3", vision="imagenet_c/fog@3")
+    assert parse_case("read/rain@5") == Case("read/rain@5", audio="read/rain@5")
+    assert parse_case("read/rain@5").severity() == 5 and parse_case("seed/audio-alone").severity() is None
+
+
+def test_a_pair_of_corruptions_is_a_case(use_plugin: Callable[[str], Path]) -> None:
+    use_plugin(PAIRS)
+    assert parse_case("own/rain@3") == Case("own/rain@3", "own/rain-sound@3", "own/rain-sight@3")
+    assert parse_case("own/rain@3").severity() == 3
+    assert parse_case("own/hum") == Case("own/hum", "own/hum-sound", "own/hum-sight")
+    assert parse_case("own/rain-sound@2") == Case("own/rain-sound@2", audio="own/rain-sound@2")
+    names = [case.name for case in parse_cases(["own/rain@2-3", "own/rain@3", "own/hum"])]
+    assert names == ["own/rain@2", "own/rain@3", "own/hum"]
+    with pytest.raises(UnknownNameError, match=r"no corruption 'own/lone'; did you mean: .*own/lone-sound"):
+        parse_case("own/lone@3")
+
+
+def test_ranges_and_families(use_plugin: Callable[[str], Path]) -> None:
+    assert [case.name for case in parse_cases(["imagenet_c/fog@1-5"])] == [f"imagenet_c/fog@{n}" for n in range(1, 6)]
+    use_plugin(PAIRS.replace("own/hum", "other/hum"))
+    names = [case.name for case in parse_cases(["own/*@4-5"])]
+    assert names == ["own/rain@4", "own/rain@5", "own/lone-sound@4", "own/lone-sound@5"]  # halves go with their pair
+
+
+def test_headline_and_full_sets() -> None:
+    headline, full = ({case.name for case in parse_cases([name])} for name in ("headline", "full"))
+    assert {f"{name}@{n}" for name in ("imagenet_c/fog", "read/rain") for n in range(1, 6)} <= headline <= full
+    assert {"complete", "noise-to-both", "missing-mixed-0.5"} <= headline
+    assert sum(name.startswith("imagenet_c/") for name in full) == 19 * 5
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("imagenet_c/fogg@3", "no corruption 'imagenet_c/fogg'; did you mean: imagenet_c/fog"),
+        ("imagenet_c/fog", "needs a severity: write 'imagenet_c/fog@N'"),
+        ("imagenet_c/fog@6", "has the severities 1, 2, 3, 4, 5; got '6'"),
+        ("imagenet_c/fog@4-6", "has the severities 1, 2, 3, 4, 5; got '6'"),
+        ("imagenet_c/fog@5-1", "a range of severities begins with the smaller one, '@1-5'"),
+        ("imagenet_c/fog@1-", "got '1-'"),
+        ("imagenet_c/fog@-1", "got '-1'"),
+        ("seed/audio-alone@1-5", "'seed/audio-alone' has no severities"),
+        ("missing/audio-silence", "fills a gap"),
+        ("imagenet/*@3", "no family of corruptions 'imagenet'; did you mean: imagenet_c"),
+        ("/", "no corruption '/'"),
+    ],
+)
+def test_what_is_no_case(entry: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_cases([entry])
+    assert message in str(caught.value)
 
 
 def test_reading_cases_imports_no_torch() -> None:
