@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import ndtri
+from scipy.special import ndtri, pdtr
 from torch import Tensor
 
 EVALUATION = "mmbench-corrupt-v1"
 TRAINING = "mmbench-train-v1"
 FIELD_SEPARATOR = b"\x1f"
 UNIT = 2.0**-53
+BUCKETS = 1024  # of the uniforms, in the search of a Poisson table
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -136,3 +137,33 @@ class Draws:
     def _uniform64(self, sample_id: str, name: str, n: int) -> Tensor:
         raw = torch.from_numpy(_raw53(self._bits(sample_id, name), n).view(np.int64))
         return raw.to(torch.float64).add_(0.5).mul_(UNIT)  # (n,)
+
+
+@dataclass(frozen=True)
+class PoissonTable:
+    """Turns uniforms into Poisson counts for a few fixed rates: the inverse of the distribution function, tabulated."""
+
+    cumulative: Tensor  # (R, K) float64: probability of at most k
+    guide: Tensor  # (R, BUCKETS) int64: the count with which the search of a bucket of uniforms begins
+
+    @staticmethod
+    def of(rates: Sequence[float]) -> PoissonTable:
+        most = int(max(rates) + 12 * max(rates) ** 0.5 + 24)  # beyond what a uniform of 53 bits can reach
+        counts = np.arange(most + 1)
+        cumulative = torch.from_numpy(np.asarray(pdtr(counts, np.asarray(rates, dtype=np.float64)[:, None])))
+        cumulative[:, -1] = 1  # ends every search
+        starts = torch.arange(BUCKETS, dtype=torch.float64) / BUCKETS
+        guide = torch.searchsorted(cumulative, starts.repeat(len(rates), 1))
+        return PoissonTable(cumulative, guide)
+
+    def counts(self, rows: Tensor, uniform: Tensor) -> Tensor:
+        """int64 of the shape of both: how many entries of the row's table lie below the uniform."""
+        cumulative, guide = self.cumulative.to(rows.device).flatten(), self.guide.to(rows.device).flatten()
+        shape, rows, uniform = rows.shape, rows.flatten().long(), uniform.flatten()
+        found = guide[rows * BUCKETS + (uniform * BUCKETS).long()]
+        rows = rows * self.cumulative.shape[1]
+        behind = (cumulative[rows + found] < uniform).nonzero()[:, 0]
+        while len(behind):  # few: most buckets hold no step of the distribution
+            found[behind] += 1
+            behind = behind[cumulative[rows[behind] + found[behind]] < uniform[behind]]
+        return found.reshape(shape)
