@@ -76,7 +76,7 @@ def accuracy_against(table: Table, key: str, cost_label: str) -> Figure | None:
     title = label(table.title.replace("Cost", "Accuracy and cost", 1), 100)
     axes.set_title(title if few else f"{title}\nnamed: what no cheaper row beats", fontsize=10)
     _legend(axes, points)
-    _place_labels(figure, axes, labelled(points), [(row.cells[score].mean or 0.0, row.name) for row in frozen])
+    _place_labels(figure, axes, points, [(row.cells[score].mean or 0.0, row.name) for row in frozen])
     return figure
 
 
@@ -151,7 +151,7 @@ class _Canvas:
 
 
 def _place_labels(figure: Figure, axes: Axes, points: list[Point], lines: list[tuple[float, str]]) -> None:
-    """Put each label on the nearest free spot around its point, with a leader line where that is not beside it."""
+    """Put each label on the nearest free spot around its point, off the others, with a leader line if that is far."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # later artists must not move the axes again
     canvas = _Canvas(axes, figure.canvas.get_renderer(), figure.dpi / 72)  # type: ignore[attr-defined]
@@ -162,7 +162,7 @@ def _place_labels(figure: Figure, axes: Axes, points: list[Point], lines: list[t
         best = min(((canvas.extent(artist), spot) for artist, spot in spots), key=lambda e: canvas.cost(e[0], taken))
         _line_label(axes, line, best[1])
         taken.append(best[0])
-    for point in sorted(points, key=lambda p: (-p.x, -p.y)):
+    for point in sorted(labelled(points), key=lambda p: (-p.x, -p.y)):
         boxes = [(canvas.extent(_point_label(axes, point, spot, False)), spot) for spot in product(_RADII, _ANGLES)]
         best_box, best_spot = min(boxes, key=lambda e: 100 * canvas.cost(e[0], taken) + e[1][0])
         _point_label(axes, point, best_spot, True)
