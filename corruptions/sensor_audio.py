@@ -30,6 +30,7 @@ ROOM = {1: (0.2, 10), 2: (0.4, 5), 3: (0.6, 0), 4: (0.9, -3), 5: (1.3, -6)}  # R
 MUTED_SHARE = {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5}
 ON_TIME_S = {1: 2.0, 2: 1.0, 3: 0.5, 4: 0.25, 5: 0.1}
 HUM_SNR_DB = {1: 20, 2: 15, 3: 10, 4: 5, 5: 0}
+DESYNC_S = {1: 0.25, 2: 0.5, 3: 1.0, 4: 2.0, 5: 4.0}
 DEAD_BINS = {1: 8, 2: 16, 3: 32, 4: 48, 5: 64}  # of 128 mel bins
 
 PACKET = SAMPLE_RATE // 50  # samples, 20 ms
@@ -37,6 +38,7 @@ MU = 255.0
 CODES = 127  # magnitudes of an 8-bit code with a sign
 FIRST_ECHO = SAMPLE_RATE // 500  # samples, 2 ms
 HUM_HZ, HARMONICS = 50, 5
+MOST_SHIFTED = 0.75  # of the valid samples
 
 SHARED = {
     "family": "sensor",
@@ -214,6 +216,28 @@ def dead_bands(mel: Tensor, draws: Draws, severity: int) -> Tensor:
     dead = (torch.arange(bins) >= start) & (torch.arange(bins) < start + width)  # (B, 128)
     valid = torch.arange(mel.shape[1]) < draws.lengths[:, None]  # (B, T)
     return mel.masked_fill((valid[:, :, None] & dead[:, None]).to(mel.device), LOG_FLOOR)
+
+
+@corruption(
+    "sensor/desync",
+    family="sensor",
+    modality="audio",
+    stage="sample",
+    variant="sensor-1",
+    requires="moving-pictures",
+    reference="sound .25 .5 1 2 4 s late or early",
+    note="at most 3/4 of the valid samples; what moves in is silent, nothing wraps around",
+)
+def desync(wave: Tensor, draws: Draws, severity: int) -> Tensor:
+    """Sound and picture out of step."""
+
+    def move(clip: Floats, own: Draws) -> Floats:
+        by = min(round(DESYNC_S[severity] * SAMPLE_RATE), int(MOST_SHIFTED * len(clip)))
+        still = np.zeros(by)
+        late = bool(own.integers("sign", 2)[0])
+        return np.concatenate([still, clip[: len(clip) - by]] if late else [clip[by:], still])
+
+    return each_clip(wave, draws, move)
 
 
 def gilbert(chances: Tensor, severity: int) -> Tensor:

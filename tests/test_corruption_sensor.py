@@ -19,7 +19,7 @@ RATE = 16_000
 LOSS = {1: (0.02, 1.5), 2: (0.05, 2), 3: (0.1, 3), 4: (0.2, 4), 5: (0.4, 6)}
 SEVERITIES = range(1, 6)
 SENSOR = [name for name in corruptions().names() if name.startswith("sensor/")]
-WAVEFORM = [name for name in SENSOR if corruptions().card(name).stage == "waveform"]
+WAVEFORM = [name for name in SENSOR if corruptions().card(name).stage in ("sample", "waveform")]
 
 
 def clips(count: int = 2, seconds: float = 1.1) -> tuple[Tensor, Tensor]:
@@ -182,6 +182,21 @@ def test_hum(severity: int) -> None:
     assert (measured_snr_db(wave, out, lengths) - nominal_db).abs().max() < 0.01
     power = torch.fft.rfft((out - wave)[0, :RATE].double()).abs() ** 2  # one bin per Hz
     assert power[[50, 100, 150, 200, 250]].sum() > 0.999 * power.sum()
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_sound_comes_late_or_early(severity: int) -> None:
+    lengths = torch.tensor([80_000, 2000] * 4)
+    wave = (torch.arange(80_000) + 1.0).expand(8, -1) * (torch.arange(80_000) < lengths[:, None])
+    out, late = corrupt(f"sensor/desync@{severity}", wave, lengths), []
+    for row, length in enumerate(lengths.tolist()):
+        by = min(round((0.25, 0.5, 1.0, 2.0, 4.0)[severity - 1] * RATE), length * 3 // 4)
+        behind, ahead = torch.zeros(2, 80_000)
+        behind[by:length], ahead[: length - by] = wave[row, : length - by], wave[row, by:length]
+        late.append(torch.equal(out[row], behind))
+        assert late[-1] or torch.equal(out[row], ahead)
+    assert len(set(late)) == 2
+    assert corruptions().card("sensor/desync").requires == "moving-pictures"
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
