@@ -122,6 +122,17 @@ class OnlineCard:
 
 Modality = Literal["audio", "vision"]
 StageName = Literal["sample", "waveform", "image", "fbank", "normalised", "missing"]
+STAGES: Mapping[StageName, str] = {
+    "sample": "before everything else: the sound (B, S) or the picture (B, 3, H, W) as stored",
+    "waveform": "sound (B, S) float32 in [-1, 1], 16 kHz, rounded to 16 bits afterwards",
+    "image": "picture (B, 3, H, W) uint8 RGB",
+    "fbank": "log-mel (B, T, 128) float32, not normalised",
+    "normalised": "log-mel (B, T, 128) or picture (B, 3, H, W) float32 as the backbone sees it",
+    "missing": "as normalised, after everything else: what stands where a modality is absent",
+}
+"""What a corruption acts on, in the order in which they are applied."""
+NOT_APPLICABLE = "not applicable: "
+"""How the reason of a score begins that no method can have: such a case is left out of means."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +148,8 @@ class CorruptionCard:
     """(0,) for a corruption without a scale."""
     variant: str = ""
     deterministic: bool = False
-    requires: str = ""
-    """What the data must be for it to mean anything: `moving-pictures`, or empty for any data."""
+    requires: Literal["", "moving-pictures"] = ""
+    """What the data must be for it to mean anything; empty for any data."""
     note: str = ""
 
     @staticmethod

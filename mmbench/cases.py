@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from mmbench.cards import CorruptionCard, Modality
+from mmbench.cards import NOT_APPLICABLE, CorruptionCard, Modality
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.registry import corruptions
 
@@ -102,6 +102,14 @@ def parse_reference(text: str) -> Reference:
     if scale not in {str(severity) for severity in card.severities}:
         raise ConfigError(f"corruption '{name}' has the severities {known}; got '{scale}'")
     return Reference(name, int(scale), card)
+
+
+def unmet(case: Case, still_pictures: bool) -> str | None:
+    """Why a case means nothing on such data; None where it applies."""
+    cards = [parse_reference(text).card for text in (case.audio, case.vision) if text]
+    if still_pictures and any(card.requires == "moving-pictures" for card in cards):
+        return f"{NOT_APPLICABLE}still pictures"
+    return None
 
 
 def parse_case(entry: str | Mapping[str, Any]) -> Case:

@@ -8,7 +8,7 @@ from mmbench import registry
 from mmbench.backbone.checkpoint import BackboneMeta
 from mmbench.bench import Bench
 from mmbench.cards import Track
-from mmbench.cases import Case
+from mmbench.cases import Case, unmet
 from mmbench.errors import RefusedError
 from mmbench.evaluate import tracks_of
 from mmbench.feed import TrialData
@@ -34,7 +34,15 @@ class Desk:
         return self.trial.regime == "casewise"
 
     def train_cases(self) -> tuple[Case, ...]:
-        return (Case("complete"),) if self.trial.regime == "clean" else self.trial.parsed_train_cases()
+        """Cases of the training; those that do not apply to the data are left out. Raises RefusedError if none does."""
+        if self.trial.regime == "clean":
+            return (Case("complete"),)
+        cases = self.trial.parsed_train_cases()
+        applicable = tuple(case for case in cases if unmet(case, self.data.still_pictures) is None)
+        if not applicable:
+            reason = unmet(cases[0], self.data.still_pictures)
+            raise RefusedError(f"no training case can be used, {cases[0].name} is {reason}; list others in train_cases")
+        return applicable
 
     def strategies(self) -> tuple[Strategy, ...]:
         known = registry.strategies()

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmbench import metrics
 from mmbench.bench import Bench
 from mmbench.cards import Track
-from mmbench.cases import Case
+from mmbench.cases import Case, unmet
 from mmbench.data.batch import Batch
 from mmbench.errors import DivergedError, DoesNotFitError
 from mmbench.feed import EvalFeed, TrialData, blank
@@ -66,21 +66,25 @@ def tracks_of(method: Method, casewise: bool, offered: Sequence[Track]) -> tuple
 def predict_cases(
     method: Method, fitted: Fitted, feeds: Sequence[EvalFeed], tracks: Sequence[Track], bench: Bench
 ) -> list[Predictions | Missed]:
-    """Predictions for every case (one feed each) on every track."""
+    """Predictions for every case (one feed each) on every track; a case that does not apply to the data has none."""
     states = _Switcher(method, fitted)
     method.net.eval()
     method.extra.eval()
     found: list[Predictions | Missed] = []
     for feed in feeds:
         bench.check_deadline()
+        reason = unmet(feed.case, feed.data.still_pictures)
+        if reason is not None:
+            found += [_missed(feed, track, reason) for track in tracks]
+            continue
         known = [track for track in tracks if states.knows(feed.case, track)]
-        found += [_missed(feed, track) for track in tracks if track not in known]
+        reason = f"no state was trained for the case '{feed.case.name}'"
+        found += [_missed(feed, track, reason) for track in tracks if track not in known]
         found += _predict_case(states, feed, known, bench)
     return found
 
 
-def _missed(feed: EvalFeed, track: Track) -> Missed:
-    reason = f"no state was trained for the case '{feed.case.name}'"
+def _missed(feed: EvalFeed, track: Track, reason: str) -> Missed:
     return Missed(feed.case.name, feed.case.severity() or 0, track, len(feed.ids()), reason)
 
 

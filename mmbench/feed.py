@@ -28,6 +28,8 @@ class TrialData:
     store: Store
     splits: Splits
     multi_label: bool
+    still_pictures: bool = False
+    """Whether the pictures are stills, so that cases which need moving pictures do not apply."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def reopen_data(dataset: DataConfig, folder: Path) -> TrialData:
 
 
 def trial_data(dataset: DataConfig, store: Store) -> TrialData:
-    return TrialData(dataset.name, store, split(store.items, dataset.split, store.classes), store.multi_label)
+    splits = split(store.items, dataset.split, store.classes)
+    return TrialData(dataset.name, store, splits, store.multi_label, store.index.static_images)
 
 
 def data_facts(dataset: DataConfig, data: TrialData) -> DataFacts:

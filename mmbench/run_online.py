@@ -54,7 +54,7 @@ def adapt_trial(desk: Desk, folder: Path) -> dict[str, Any]:
         desk.peaks.reset()  # from here on it is the adapter's memory
         adapter = make_adapter(desk, track)
         results = [_run_stream(adapter, deck, name, desk) for name in trial.streams]
-        scores = score_all(deck.unadapted, desk.data.multi_label)
+        scores = score_all((*deck.unadapted, *deck.missed), desk.data.multi_label)
         scores += tuple(score for result in results for score in stream_scores(result.predictions))
     eval_memory = desk.peaks.read()
     with bench.clock.phase("log"):

@@ -23,8 +23,8 @@ from mmbench.bench import Bench
 from mmbench.cards import Track
 from mmbench.cases import Case
 from mmbench.data.batch import Batch
-from mmbench.errors import DivergedError, DoesNotFitError
-from mmbench.evaluate import Predictions, predict_cases, score_all
+from mmbench.errors import DivergedError, DoesNotFitError, RefusedError
+from mmbench.evaluate import Missed, Predictions, predict_cases, score_all
 from mmbench.feed import EvalFeed, TrialData, blank, join
 from mmbench.meter import synchronize
 from mmbench.method import Method
@@ -74,6 +74,8 @@ class Deck:
     """One entry a case, in the order of `cases`."""
     held: Mapping[str, Batch] = field(default_factory=dict)
     """Whole corrupted sets by case, in the split's order."""
+    missed: tuple[Missed, ...] = ()
+    """Cases that do not apply to the data; no stream holds them."""
 
     @property
     def track(self) -> Track:
@@ -107,16 +109,20 @@ class Deck:
 
 
 def open_deck(method: Method, data: TrialData, cases: tuple[Case, ...], seed: int, track: Track, bench: Bench) -> Deck:
-    """Corrupt every test set once, and predict it with the method as it is."""
+    """Corrupt every test set once, and predict it with the method as it is. Raises RefusedError if no case applies."""
     samples = len(data.splits.test) * len(cases)
     holds = samples * sample_bytes(method.net.config) <= HELD_BYTES
     kind = _KeptFeed if holds else EvalFeed
     feeds = [kind(data, "test", case, bench.budget.eval_batch) for case in cases]
     fitted = Fitted({SINGLE: method.state()}, Ledger())
     found = predict_cases(method, fitted, feeds, (track,), bench)
-    unadapted = tuple(entry for entry in found if isinstance(entry, Predictions))  # a single state misses no case
-    held = {feed.case.name: join(feed.kept) for feed in feeds if isinstance(feed, _KeptFeed)}
-    return Deck(data, seed, cases, unadapted, held)
+    unadapted = tuple(entry for entry in found if isinstance(entry, Predictions))
+    missed = tuple(entry for entry in found if isinstance(entry, Missed))
+    if not unadapted:
+        raise RefusedError(f"no case of the suite can be streamed, {missed[0].case} is {missed[0].reason}")
+    held = {feed.case.name: join(feed.kept) for feed in feeds if isinstance(feed, _KeptFeed) and feed.kept}
+    predicted = {entry.case for entry in unadapted}
+    return Deck(data, seed, tuple(case for case in cases if case.name in predicted), unadapted, held, missed)
 
 
 def sample_bytes(config: BackboneConfig) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from zlib import crc32
 
-from mmbench.cards import Track
+from mmbench.cards import NOT_APPLICABLE, Track
 from mmbench.files import RecordError
 from mmbench.records import TrialRecord, find_records, load_record
 from mmbench.report.comparable import FALLBACKS, Selection, select
@@ -52,6 +52,11 @@ class CaseValue:
 
     value: float | None
     reason: str | None = None
+
+    @property
+    def applies(self) -> bool:
+        """False where no method can have a value, so that the case is left out of every row's mean."""
+        return self.reason is None or not self.reason.startswith(NOT_APPLICABLE)
 
 
 def load_board(folder: Path) -> Board:
@@ -97,16 +102,17 @@ def case_values(record: TrialRecord, track: Track, metric: str) -> tuple[dict[st
 
 
 def mean_score(record: TrialRecord, track: Track, metric: str) -> float | None:
-    """Mean over all cases of the trial; None unless every case has a value."""
+    """Mean over all cases that apply to the data; None unless each has a value."""
     found = case_values(record, track, metric) if record.status == "ok" else None
     return None if found is None else _over_cases([found[0].get(case, CaseValue(None)) for case in record.trial.cases])
 
 
 def _over_cases(values: Sequence[CaseValue], worst: bool = False) -> float | None:
-    numbers = [value.value for value in values if value.value is not None]
-    if not numbers or len(numbers) < len(values):
+    numbers = [value.value for value in values if value.applies]
+    known = [number for number in numbers if number is not None]
+    if not known or len(known) < len(numbers):
         return None
-    return min(numbers) if worst else fmean(numbers)
+    return min(known) if worst else fmean(known)
 
 
 def accuracy_table(board: Board, dataset: str, backbone: str, track: Track) -> Table:
@@ -147,7 +153,9 @@ def _accuracy_row(group: tuple[TrialRecord, ...], selection: Selection, track: T
     by_seed = [[values.get(case, CaseValue(None, "not run")) for case in selection.cases] for values, _ in scored]
     cells = [_case_cell([values[i] for values in by_seed], case) for i, case in enumerate(selection.cases)]
     cells += [cell_of((_over_cases(v, worst) for v in by_seed), 100) for worst in (False, True)]
-    complete = all(cell.n == seeds_wanted(group, selection.seeds) for cell in cells)
+    idle = [all(not values[i].applies for values in by_seed) for i in range(len(selection.cases))] + [False, False]
+    wanted = seeds_wanted(group, selection.seeds)
+    complete = all(cell.n == wanted for cell, skipped in zip(cells, idle, strict=True) if not skipped)
     row = row_of(group, tuple(cells), selection.seeds)
     used = {offered for _, offered in scored} - {track}
     daggers = ((NO_CASE,) if "blind" in used else ()) + ((ONLY_AVAILABILITY,) if "avail" in used else ())

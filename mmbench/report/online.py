@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from mmbench.cards import Track
+from mmbench.cards import NOT_APPLICABLE, Track
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, row_of, slug, sort_rows
 from mmbench.report.comparable import FALLBACKS, Selection, select
@@ -41,14 +41,19 @@ class Streams:
             None,
         )
 
+    def cases(self) -> tuple[str, ...]:
+        """The trial's cases without those that do not apply to the data."""
+        idle = {score.case for score in self.record.scores if (score.reason or "").startswith(NOT_APPLICABLE)}
+        return tuple(case for case in self.record.trial.cases if case not in idle)
+
     def mean(self, stream: str, update: str) -> float | None:
-        """Mean over the cases; None unless every case has a value."""
-        values = [self.value(case, stream, update) for case in self.record.trial.cases]
+        """Mean over the cases; None unless each has a value."""
+        values = [self.value(case, stream, update) for case in self.cases()]
         known = [value for value in values if value is not None]
         return fmean(known) if known and len(known) == len(values) else None
 
     def worst(self, stream: str) -> float | None:
-        values = [self.value(case, stream, "before") for case in self.record.trial.cases]
+        values = [self.value(case, stream, "before") for case in self.cases()]
         known = [value for value in values if value is not None]
         return min(known) if known and len(known) == len(values) else None
 
