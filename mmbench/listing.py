@@ -14,8 +14,8 @@ from rich.table import Table
 from mmbench import registry
 from mmbench.axes import REGIMES, entry_of, part_names, parts, trainable_count
 from mmbench.backbone.config import PRESETS
-from mmbench.cards import OnlineCard, StrategyCard
-from mmbench.cases import Case, named_cases, named_sets
+from mmbench.cards import STAGES, CorruptionCard, OnlineCard, StageName, StrategyCard
+from mmbench.cases import HALVES, Case, named_cases, named_sets, pairs, parse_case
 from mmbench.citing import citation
 from mmbench.errors import ConfigError, MMBenchError, UnknownNameError
 from mmbench.parts_table import print_parts
@@ -175,9 +175,13 @@ def describe(name: str) -> dict[str, Any]:
     }
     for kind, found in kinds.items():
         if name in found.names():
-            return {"kind": kind, **asdict(found.card(name)), "from": found.entry(name).origin.label}
-    if name in named_cases():
-        return {"kind": "case", "name": name, "what": case_words(named_cases()[name])}
+            card = found.card(name)
+            stage = {"stage": _stage_words(card.stage)} if isinstance(card, CorruptionCard) else {}
+            return {"kind": kind, **asdict(card), **stage, "from": found.entry(name).origin.label}
+    if name in pairs():
+        return {"kind": "pair of corruptions", "name": name, **{part: name + end for part, end in HALVES.items()}}
+    if name in named_cases() or ("/" in name and "@" in name):
+        return {"kind": "case", "name": name, "what": case_words(parse_case(name))}
     if name in named_sets():
         return {"kind": "set of cases", "name": name, "cases": named_sets()[name]}
     if name in PRESETS:
@@ -189,7 +193,13 @@ def describe(name: str) -> dict[str, Any]:
     if name in regimes:
         return {"kind": "regime", "name": name, "what": regimes[name]}
     everything = [*part_names(), *regimes, *(n for found in kinds.values() for n in found.names())]
-    raise UnknownNameError("entry", name, [*everything, *named_cases(), *named_sets(), *PRESETS, *paths])
+    raise UnknownNameError("entry", name, [*everything, *pairs(), *named_cases(), *named_sets(), *PRESETS, *paths])
+
+
+def _stage_words(stage: StageName) -> str:
+    """Its place among the stages, and what a corruption acts on there."""
+    order = tuple(STAGES)
+    return f"{stage}, {order.index(stage) + 1} of {len(order)} ({' > '.join(order)}): {STAGES[stage]}"
 
 
 def _describe_part(entry: registry.Entry[Any]) -> dict[str, Any]:

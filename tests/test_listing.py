@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from mmbench import registry
 from mmbench.axes import REGIMES, parts, short_reference, trainable_count
+from mmbench.cards import STAGES
 from mmbench.cards_page import cards_page
 from mmbench.cli import app
 from mmbench.config import Regime
@@ -217,3 +218,32 @@ def test_broken_packages_are_told_once(tmp_path: Path) -> None:
     script = [sys.executable, "-m", "mmbench", "ls", "methods"]
     found = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
     assert found.stderr.count("broken: kit 1.0: kit") == 1
+
+
+def test_a_corruption_tells_its_place_among_the_stages() -> None:
+    assert describe("seed/audio-alone")["stage"].startswith("normalised, 5 of 6 (sample > waveform > image > fbank > ")
+    assert describe("read/rain")["stage"].startswith("waveform, 2 of 6") and "16 kHz" in describe("read/rain")["stage"]
+    assert describe("read/rain@3") == {"kind": "case", "name": "read/rain@3", "what": "audio: read/rain@3"}
+    with pytest.raises(ConfigError, match="no corruption 'read/rai'; did you mean: read/rain"):
+        describe("read/rai@3")
+
+
+def test_stages_are_listed_in_the_order_in_which_they_are_applied() -> None:
+    order = subprocess.run(
+        [sys.executable, "-c", "from mmbench.corruption import Stage; print(*(stage.value for stage in Stage))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert order.stdout.split() == list(STAGES)
+
+
+def test_a_pair_names_its_halves(use_plugin: Callable[[str], Path]) -> None:
+    facts = 'family="own", reference="test"'
+    use_plugin(
+        "from mmbench.registry import corruption\n"
+        f'@corruption("own/hail-sound", modality="audio", stage="waveform", {facts})\n'
+        f'@corruption("own/hail-sight", modality="vision", stage="image", {facts})\n'
+        "def same(x, draws, severity):\n    return x\n"
+    )
+    assert (describe("own/hail")["audio"], describe("own/hail")["vision"]) == ("own/hail-sound", "own/hail-sight")
