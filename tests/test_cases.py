@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmbench.cases import Case, Missing, named_cases, named_sets, parse_case, parse_cases, parse_reference
+from mmbench.cases import Case, Missing, named_cases, named_sets, parse_case, parse_cases, parse_reference, unmet
 from mmbench.errors import ConfigError, UnknownNameError
 
 
@@ -114,6 +114,10 @@ def test_a_corruption_is_a_case() -> None:
     assert parse_case("read/rain@5").severity() == 5 and parse_case("seed/audio-alone").severity() is None
 
 
+def test_a_case_of_moving_pictures_says_so() -> None:
+    assert unmet(parse_case("sensor/desync@1"), still_pictures=True) == "not applicable: still pictures"
+
+
 def test_a_pair_of_corruptions_is_a_case(use_plugin: Callable[[str], Path]) -> None:
     use_plugin(PAIRS)
     assert parse_case("own/rain@3") == Case("own/rain@3", "own/rain-sound@3", "own/rain-sight@3")
@@ -136,7 +140,8 @@ def test_ranges_and_families(use_plugin: Callable[[str], Path]) -> None:
 def test_headline_and_full_sets() -> None:
     headline, full = ({case.name for case in parse_cases([name])} for name in ("headline", "full"))
     assert {f"{name}@{n}" for name in ("imagenet_c/fog", "read/rain") for n in range(1, 6)} <= headline <= full
-    assert {"complete", "noise-to-both", "missing-mixed-0.5"} <= headline
+    assert {"complete", "noise-to-both", "missing-mixed-0.5", "avc/rain@1", "sensor/desync@5"} <= headline
+    assert "spec/time_mask@3" in full and not any(name.endswith(("-sound@1", "-sight@1")) for name in full)
     assert sum(name.startswith("imagenet_c/") for name in full) == 19 * 5
 
 
