@@ -191,6 +191,9 @@ class Suite(Config):
     tracks: tuple[Track, ...] = Field(default=("informed", "avail", "blind"), min_length=1)
     datasets: tuple[DataConfig, ...] = Field((DataConfig(name="synthetic-av"),), min_length=1)
     backbones: tuple[BackboneSpec, ...] = Field(default=(BackboneSpec(),), min_length=1)
+    assets: Path | None = None
+    """Folder of recordings and photographs in place of the generated ones, as `<folder>/<kind>/*`; relative to the
+    suite file. MMBENCH_ASSETS unless given."""
     seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     budget: Budget = Budget()
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mmbench import registry
+from mmbench.assets import use_assets
 from mmbench.backbone.cavmae import CAVMAEFT, count_parameters
 from mmbench.backbone.checkpoint import BackboneMeta, load_backbone
 from mmbench.bench import Bench, EventLog
@@ -29,7 +30,7 @@ from mmbench.errors import (
     OverBudgetError,
     RefusedError,
 )
-from mmbench.evaluate import feeds_for, predict_cases, score_all
+from mmbench.evaluate import Predictions, feeds_for, predict_cases, score_all
 from mmbench.feed import TrialData, seed_from
 from mmbench.meter import Clock, EnergyMeter, PeakMeter
 from mmbench.method import Method, Recipe
@@ -67,6 +68,7 @@ def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> S
     """
     trial = read_trial(folder)
     registry.use_plugins(trial.plugins)
+    use_assets(trial.assets)
     with claimed(folder) as mine, sigterm_raises(Interrupted):
         if not mine or is_done(folder):
             return None
@@ -205,7 +207,7 @@ def _work(desk: Desk, folder: Path) -> dict[str, Any]:
         save_predictions(found, folder)
         save_states(fitted, folder)
     desk.method.load(next(iter(fitted.states.values())))  # what predicted last may be a combination of states
-    predicted = sum(len(feed.ids()) for feed in feeds) * len(tracks)
+    predicted = sum(len(entry.ids) for entry in found if isinstance(entry, Predictions))
     inputs = CostInputs(fitted, counts, train_memory, eval_memory, energy, predicted)
     return {"lr": lr, "tuning": tuning, "scores": scores, "costs": collect_costs(desk.method, desk.data, inputs, bench)}
 

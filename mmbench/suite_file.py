@@ -121,4 +121,4 @@ def _resolve(suite: Suite, folder: Path) -> Suite:
     backbones = tuple(
         b.model_copy(update={"path": absolute(b.path), "init": absolute(b.init)}) for b in suite.backbones
     )
-    return suite.model_copy(update={"datasets": datasets, "backbones": backbones})
+    return suite.model_copy(update={"datasets": datasets, "backbones": backbones, "assets": absolute(suite.assets)})

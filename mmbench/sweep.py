@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from mmbench.assets import assets_digest, use_assets
 from mmbench.claims import claimed, is_claimed
 from mmbench.config import Suite
 from mmbench.environment import environment
@@ -75,6 +76,7 @@ class SweepResult:
 
 def plan(suite: Suite, out: Path, device: torch.device, listen: Listener) -> list[tuple[Trial, Path]]:
     """Every trial of a suite with its folder; data and backbones are built where they are not cached."""
+    use_assets(suite.assets)
     planned: list[tuple[Trial, Path]] = []
     prepared: dict[tuple[str, str], tuple[Digests, dict[str, Path]]] = {}
     for row in rows(suite):
@@ -100,7 +102,8 @@ def _prepare(row: Row, device: torch.device, listen: Listener) -> tuple[Digests,
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the trials' own processes need it
     listen(Event("backbone", row.backbone.title, "ready", seconds=time.monotonic() - began))
-    return Digests(data.store.digest, place.meta.sha256), {"store": data.store.folder, "backbone": place.folder}
+    digests = Digests(data.store.digest, place.meta.sha256, assets_digest())
+    return digests, {"store": data.store.folder, "backbone": place.folder}
 
 
 def reading(listen: Listener, title: str) -> Progress:

@@ -31,6 +31,8 @@ class Digests:
 
     data: str
     backbone: str
+    assets: str = ""
+    """Empty without assets; see mmbench.assets."""
 
 
 class Trial(Config):
@@ -55,6 +57,8 @@ class Trial(Config):
     base: str | None = None
     """Id of the trial whose trained states an online adapter starts from; its folder lies beside this one's."""
     plugins: tuple[Path, ...] = ()
+    assets: Path | None = None
+    """Folder of the user's recordings and photographs; the environment's unless given."""
 
     def parsed_cases(self) -> tuple[Case, ...]:
         return tuple(parse_case(case) for case in self.cases)
@@ -185,6 +189,7 @@ def make_trial(row: Row, suite: Suite, digests: Digests, folders: Mapping[str, P
         streams=suite.streams if row.method.online else (),
         base=_base_id(row, suite, digests, folders),
         plugins=registry.plugins(),
+        assets=suite.assets,
     )
     return trial.model_copy(update={"id": trial_id(trial, row, digests)})
 
@@ -223,6 +228,8 @@ def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
         "budget": trial.budget.model_dump() if row.card.trains else _evaluation(trial.budget),
         **_combined(trial),
     }
+    if digests.assets:
+        content["assets"] = digests.assets
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     parts = [row.method.name, *(part.name for part in row.method.strategies), trial.regime or "frozen"]
     parts += [row.method.online.name] if row.method.online else []

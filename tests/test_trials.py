@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mmbench import registry, sweep
+from mmbench import registry, run, sweep
+from mmbench.assets import assets_digest, assets_root, use_assets
 from mmbench.cases import named_cases, parse_case
 from mmbench.errors import ConfigError
 from mmbench.method_options import resolve_options
@@ -98,6 +99,47 @@ def test_editing_a_corruption_from_outside_makes_another_trial(use_plugin: Calla
 def test_the_data_set_s_name_keys_the_draws_and_so_the_id() -> None:
     other = {"name": "folder-pairs", "root": "x"}
     assert trial(datasets=[other]).id != trial(datasets=[{**other, "name": "cifar10-av"}]).id
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Iterator[Path]:
+    """A folder of assets, not in use; none is in use afterwards."""
+    (tmp_path / "own" / "rain").mkdir(parents=True)
+    (tmp_path / "own" / "rain" / "a.wav").write_bytes(b"a")
+    yield tmp_path / "own"
+    use_assets(None)
+
+
+def test_assets_enter_the_id_by_content_and_not_by_place(recordings: Path) -> None:
+    suite = parse_suite({**SUITE, "assets": "own"}, recordings.parent / "suite.yaml")
+    digests = [Digests("data", "backbone", content) for content in ("", "one", "two")]
+    made = [make_trial(rows(suite)[0], suite, digest, FOLDERS) for digest in digests]
+    assert made[0].assets == recordings
+    assert made[0].id == trial().id and len({each.id for each in made}) == 3
+
+
+def test_a_suite_s_assets_are_in_use_where_it_is_planned_and_where_it_runs(
+    recordings: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[Path | None] = []
+
+    def prepared(*_: object) -> tuple[Digests, dict[str, Path]]:
+        found.append(assets_root())
+        return Digests("data", "backbone", assets_digest()), FOLDERS
+
+    def ran(*_: object) -> None:
+        found.append(assets_root())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "_prepare", prepared)
+    monkeypatch.setattr(run, "_run", ran)
+    suite = parse_suite({**SUITE, "assets": str(recordings)})
+    ((made, _),) = sweep.plan(suite, tmp_path, torch.device("cpu"), lambda event: None)
+    (tmp_path / "spec.json").write_text(made.model_dump_json())
+    use_assets(None)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_trial(tmp_path, torch.device("cpu"))
+    assert found == [recordings, recordings]
 
 
 def test_two_rows_that_are_one_trial_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
