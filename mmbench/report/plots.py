@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import seaborn as sns
 
-from mmbench.report.aggregate import Board, accuracy_table
+from mmbench.report.aggregate import Board, accuracy_table, slug
 from mmbench.report.comparable import select
+from mmbench.report.conditions import Condition, conditions_of
+from mmbench.report.curves import curves, sheets
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.figures import (
     REGIME_STYLES,
@@ -26,6 +29,7 @@ from mmbench.report.figures import (
 )
 from mmbench.report.model import Column, Row, Table, cell_text
 from mmbench.report.online import online_tables
+from mmbench.report.robustness import ROBUSTNESS
 from mmbench.report.scatter import accuracy_against
 
 if TYPE_CHECKING:
@@ -37,7 +41,7 @@ _BAR_TITLES = {"trainable_parameters": "trainable parameters (M)", "training_sta
 
 
 def write_plots(board: Board, out: Path) -> tuple[Path, ...]:
-    """Heat map of each track, accuracy over memory and epoch time, bars of cost; PNG and SVG of each."""
+    """Heat map and curves of each track, accuracy over memory and epoch time, bars of cost; PNG and SVG of each."""
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     with style():
@@ -46,6 +50,7 @@ def write_plots(board: Board, out: Path) -> tuple[Path, ...]:
             for track in selection.tracks if selection.records else ():
                 table = accuracy_table(board, dataset, backbone, track)
                 written += _saved(case_heat_map(table), out / f"{table.slug}_cases")
+                written += _curves(table, conditions_of(selection), out)
             for table in efficiency_tables(board, dataset, backbone):
                 memory = accuracy_against(table, "training_state", "training state (MiB)")
                 written += _saved(memory, out / f"{table.slug}_accuracy-memory")
@@ -55,6 +60,15 @@ def write_plots(board: Board, out: Path) -> tuple[Path, ...]:
             for table in online_tables(board, dataset, backbone)[1:]:
                 written += _saved(case_heat_map(table), out / f"{table.slug}_cases")
     return tuple(written)
+
+
+def _curves(table: Table, conditions: Sequence[Condition], out: Path) -> list[Path]:
+    """One figure a family with severities or rates, beside the robustness table of the same track."""
+    written: list[Path] = []
+    for sheet in sheets(conditions):
+        stem = slug(f"{sheet.scale}-{sheet.name}".replace("_", "-"))
+        written += _saved(curves(table, conditions, sheet), out / f"{table.slug}_{ROBUSTNESS}_{stem}")
+    return written
 
 
 def _saved(figure: Figure | None, stem: Path) -> tuple[Path, ...]:

@@ -24,6 +24,8 @@ from mmbench.report.conditions import Condition, Group, clean_case, conditions_o
 from mmbench.report.model import NO_CASE, ONLY_AVAILABILITY, Cell, Column, Row, Table, cell_of, mark_best
 from mmbench.report.notes import how_made
 
+ROBUSTNESS = "robustness"
+"""Last part of the tables' file names, and of the curves' beside them."""
 REFERENCE = "source"
 """The method whose errors mCE divides by: the frozen backbone as it was pre-trained, not trained any further."""
 
@@ -135,7 +137,7 @@ def _track_table(selection: Selection, track: Track) -> Table:
     place = (selection.dataset, selection.backbone)
     return Table(
         title=f"Robustness on {place[0]}, {place[1]}, {track} track: {METRIC_LABELS[selection.metric].lower()}",
-        slug=slug(*place, track, "robustness"),
+        slug=slug(*place, track, ROBUSTNESS),
         columns=columns,
         rows=mark_best(sort_rows(rows, 1), columns),
         notes=(*_reading(protocol), *how_made(selection.records), *selection.problems),

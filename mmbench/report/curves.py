@@ -1,0 +1,134 @@
+"""Score over severity and missing rate: one panel a corruption, one line a row, bands as wide as the seeds spread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmbench.report.conditions import Condition, Group, clean_case, corruptions_of, families_of
+from mmbench.report.figures import label, new_figure, row_label
+from mmbench.report.model import Cell, Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe-Ito and one grey-brown; markers and dashes say the same again without colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+MARKERS = "osD^vP*X"
+DASHES = ("-", "--", "-.", ":")
+MUTED = "#bdbdbd"
+PANELS_ACROSS = 4
+SCALES = {"severity": "severity", "rate": "share of samples that lack a modality (%)"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a row is drawn in every panel and figure."""
+
+    colour: str
+    marker: str
+    dashes: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One figure: the corruptions of a family that have a scale."""
+
+    name: str
+    scale: str
+    groups: tuple[Group, ...]
+
+
+def sheets(conditions: Sequence[Condition]) -> tuple[Sheet, ...]:
+    """A figure for each family in which a corruption has two levels or more."""
+    found = []
+    for family, groups in families_of(corruptions_of(conditions)).items():
+        swept = tuple(group for group in groups if len({c.level for c in group.conditions}) > 1)
+        if swept:
+            found.append(Sheet(family, swept[0].conditions[0].scale, swept))
+    return tuple(found)
+
+
+def looks(rows: Sequence[Row]) -> dict[tuple[str, str], Look]:
+    """(name, regime) -> look, for the first rows as ranked and those that train nothing; the others stay grey.
+
+    In alphabetical order, so that a row looks the same in every figure of the same rows.
+    """
+    shown = [row for row in rows if any(cell.mean is not None for cell in row.cells)]
+    fixed = [row for row in shown if not row.trained][:1]
+    chosen = [*fixed, *(row for row in shown if row not in fixed)][: len(COLOURS)]
+    names = sorted((row.name, row.regime) for row in chosen)
+    return {key: Look(COLOURS[i], MARKERS[i], DASHES[i % len(DASHES)]) for i, key in enumerate(names)}
+
+
+def curves(table: Table, conditions: Sequence[Condition], sheet: Sheet) -> Figure | None:
+    """The panels of one sheet, from a table with a column for every case; None if no row has a number."""
+    rows = [row for row in table.rows if not row.reported]
+    styles = looks(rows)
+    if not styles:
+        return None
+    across = min(PANELS_ACROSS, len(sheet.groups))
+    down = math.ceil(len(sheet.groups) / across)
+    figure = new_figure(max(6.4, 2.9 * across), 1.7 + 2.35 * down)
+    panels = figure.subplots(down, across, sharey=True, squeeze=False)
+    clean = clean_case(conditions)
+    for i, axes in enumerate(panels.flat):
+        if i >= len(sheet.groups):
+            axes.set_axis_off()
+            continue
+        _panel(axes, table, rows, (sheet.groups[i], clean), styles)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(table.columns[0].unit, fontsize=9)
+    for axes in panels.flat[max(0, len(sheet.groups) - across) : len(sheet.groups)]:
+        axes.set_xlabel(SCALES[sheet.scale], fontsize=9)
+    figure.suptitle(label(f"{table.title}: {sheet.name}", 100), fontsize=10)
+    handles = dict(zip(*reversed(panels.flat[0].get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=2 if across < 3 else 4,
+        fontsize=8,
+        frameon=False,
+    )
+    return figure
+
+
+def _panel(
+    axes: Axes, table: Table, rows: Sequence[Row], what: tuple[Group, str | None], styles: dict[tuple[str, str], Look]
+) -> None:
+    """One corruption; the clean score stands at 0."""
+    group, clean = what
+    places = {column.key: i for i, column in enumerate(table.columns)}
+    unit = 100.0 if group.conditions[0].scale == "rate" else 1.0
+    points = [(0.0, places[clean])] if clean is not None else []
+    points += [(unit * condition.level, places[condition.case]) for condition in group.conditions]
+    # Grey lines first, so that none of them covers a coloured one.
+    for row in sorted(rows, key=lambda row: (row.name, row.regime) in styles):
+        line = [(x, row.cells[i]) for x, i in points]
+        _line(axes, line, styles.get((row.name, row.regime)), row_label(row))
+    if unit == 1.0:
+        levels = sorted({int(x) for x, _ in points})
+        axes.set_xticks(levels, ["clean" if level == 0 else str(level) for level in levels])
+    axes.set_title(label(group.label, 30), fontsize=9)
+    axes.tick_params(labelsize=8)
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, Cell]], look: Look | None, text: str) -> None:
+    """Means joined by a line with a gap where there is none; the band is one standard deviation either side."""
+    x = [place for place, _ in points]
+    nan = float("nan")
+    y = [nan if cell.mean is None else cell.mean for _, cell in points]
+    if look is None:
+        axes.plot(x, y, color=MUTED, linewidth=0.8, zorder=1.5, label="other rows")
+        return
+    spread = [cell.std or 0.0 for _, cell in points]
+    axes.plot(
+        x, y, color=look.colour, marker=look.marker, linestyle=look.dashes, linewidth=1.4, markersize=4, label=text
+    )
+    if any(spread):
+        low, high = ([v + sign * s for v, s in zip(y, spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
