@@ -127,7 +127,8 @@ def _affine(jitter: Tensor, height: int, width: int) -> Tensor:
     left, top = width // 2 - third, height // 2 - third
     corners = torch.tensor([[right, bottom], [right, top], [left, top]], dtype=torch.float64)  # x, y
     moved = torch.cat((corners + jitter, torch.ones(len(jitter), 3, 1, dtype=torch.float64)), 2)  # (B, 3, 3)
-    return torch.linalg.solve(moved, corners.expand(len(jitter), -1, -1)).transpose(1, 2)
+    mapping: Tensor = torch.linalg.solve(moved, corners.expand(len(jitter), -1, -1))
+    return mapping.transpose(1, 2)
 
 
 def _box_down(x: Tensor, dim: int, kept: int) -> Tensor:

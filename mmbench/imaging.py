@@ -82,7 +82,8 @@ def correlate(x: Tensor, kernel: Tensor) -> Tensor:
     padded = functional.pad(x, (side // 2,) * 4, mode="reflect")
     size = [next_fast_len(length + side - 1, real=True) for length in (height, width)]
     product = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel.to(x.device), s=size).conj()
-    return torch.fft.irfft2(product, s=size)[:, :, :height, :width]
+    found: Tensor = torch.fft.irfft2(product, s=size)
+    return found[:, :, :height, :width]
 
 
 def motion_blur(x: Tensor, angles_deg: Tensor, radius: int, sigma: float) -> Tensor:
