@@ -122,7 +122,7 @@ def test_the_record_says_what_adapting_cost_and_claims_no_training(tmp_path: Pat
     assert facts.update_seconds_per_sample is not None and 0 < facts.update_seconds_per_sample < 1
     assert (record.lr, record.tuning, costs.epoch_seconds, costs.step_seconds_median) == (None, (), None, None)
     assert (costs.training_state, costs.micro_batch, costs.train_flops_per_sample, costs.energy_joules) == (None,) * 4
-    assert costs.train_memory.rss_bytes is None and costs.eval_seconds_per_sample
+    assert costs.train_memory.rss_bytes is None and costs.eval_seconds_per_sample is None
     seconds = costs.seconds
     parts = seconds.setup + seconds.data + seconds.train + seconds.tune + seconds.evaluate + seconds.log
     assert parts == pytest.approx(seconds.wall, rel=0.02) and seconds.train == seconds.tune == 0
