@@ -17,7 +17,7 @@ from mmbench.report.model import Row, Table, cell_text
 ALWAYS = ("source", "full-finetune", "lora-qv", "adapter-pfeiffer", "prompt-the-missing", "prompt-zero")
 REGIMES = ("mixed", "–")  # noqa: RUF001  # what rows that do not train carry
 ACCURACY = ("complete", "mean", "worst")
-COSTS = ("trainable_parameters", "state_ratio", "epoch_ratio")
+COSTS = ("trainable_parameters", "state_ratio")
 
 
 def main(folder: Path) -> str:

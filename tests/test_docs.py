@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,6 +113,14 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert found is not None
     shown = subprocess.run(["bash", str(ROOT / ".ci" / "run"), "--show"], capture_output=True, text=True, check=True)
     assert shown.stdout == f"+ {found.group(1)}\n"
+
+
+def test_the_table_of_the_readme_is_the_boards() -> None:
+    script, board = ROOT / "scripts" / "readme_table.py", ROOT / "leaderboards" / "methods-tiny"
+    printed = subprocess.run([sys.executable, str(script), str(board)], capture_output=True, text=True, check=True)
+    shown = re.search(r"<!-- board table -->\n(.*)\n<!-- end of board table -->", README, re.S)
+    assert shown is not None
+    assert shown.group(1) == printed.stdout.strip()
 
 
 def test_the_readme_is_short() -> None:
