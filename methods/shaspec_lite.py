@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,8 @@ class SharedSpecificHooks(Hooks):
     def __init__(self, added: nn.ModuleDict) -> None:
         self._added = added
         self._specific: dict[str, Tensor] = {}
-        self._features: Features | None = None
+        self.features: list[Features] | None = None
+        """Where a loss listens; passes outside a loss, such as those of views, leave nothing behind."""
 
     def tokens(self, modality: str, x: Tensor, batch: Any) -> tuple[Tensor, int]:
         self._specific[modality] = torch.zeros_like(x)
@@ -53,18 +54,13 @@ class SharedSpecificHooks(Hooks):
 
     def fuse(self, net: CAVMAEFT, audio: Tensor, vision: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         specific_a, specific_v = self._specific.pop("a"), self._specific.pop("v")
-        self._features = Features(audio.mean(1), vision.mean(1), specific_a.mean(1), specific_v.mean(1))
+        if self.features is not None:
+            self.features.append(Features(audio.mean(1), vision.mean(1), specific_a.mean(1), specific_v.mean(1)))
         has_audio, has_vision = batch.available[:, :, None, None].unbind(1)  # (B, 1, 1) each
         # Tokens of the two streams do not correspond, so what is borrowed is the mean token.
         audio_or_vision = torch.where(has_audio, audio + specific_a, vision.mean(1, keepdim=True))
         vision_or_audio = torch.where(has_vision, vision + specific_v, audio.mean(1, keepdim=True))
         return net.fusion(audio_or_vision, vision_or_audio)
-
-    def take(self) -> Features:
-        """The features of the pass just made, handed over once so that no graph outlives its loss."""
-        features, self._features = self._features, None
-        assert features is not None  # a multimodal pass came before
-        return features
 
 
 @method(
@@ -100,12 +96,14 @@ class ShaSpecLite(Method):
             telling.weight.copy_(torch.empty(2, dim).normal_(std=dim**-0.5, generator=rng))
             telling.bias.zero_()
         self.extra["telling"] = telling
-        self._shared_specific = SharedSpecificHooks(self.extra)
-        self.hooks = self._shared_specific
+        self.hooks = SharedSpecificHooks(self.extra)
 
     def loss(self, batch: Batch) -> Loss:
+        hooks, kept = cast(SharedSpecificHooks, self.hooks), list[Features]()
+        hooks.features = kept
         logits = self.logits(batch)
-        features = self._shared_specific.take()
+        hooks.features = None  # no graph outlives its loss
+        (features,) = kept
         assert batch.available is not None  # granted by its needs
         present = batch.available.to(logits.dtype)  # (B, 2)
         apart = (features.shared_a - features.shared_v).abs().mean(dim=1)  # (B,)
@@ -114,11 +112,6 @@ class ShaSpecLite(Method):
         classification = (told * present).sum(dim=1).mean()
         terms = self.options["alignment"] * alignment + self.options["classification"] * classification
         return Loss(self.criterion(logits, batch.label) + terms, logits)
-
-    def predict(self, batch: Batch) -> Tensor:
-        logits = super().predict(batch)
-        self._shared_specific.take()
-        return logits
 
     def _telling_loss(self, specific: Tensor, modality: int) -> Tensor:
         """Cross-entropy (B,) of telling the modality by its specific feature (B, D)."""

@@ -70,6 +70,10 @@ class StandIn(Method):
         initialise(self.extra["predictor"], rng)
         self.hooks = StandInHooks(self.extra["predictor"])
 
+    def stream(self, name: str) -> str | None:
+        """What predicts acts behind both encoders, whichever modality it is called after."""
+        return None if name.startswith("extra.predictor.") else super().stream(name)
+
     def loss(self, batch: Batch) -> Loss:
         hooks = cast(StandInHooks, self.hooks)
         errors: list[Tensor] = []

@@ -148,10 +148,11 @@ def test_a_stand_in_after_the_encoders_keeps_less_than_one_with_updates_inside()
     assert kept_bytes("actionmae") < 0.6 * kept_bytes("cmpt")
 
 
-@pytest.mark.parametrize("name", STAND_INS)
-def test_a_loss_leaves_no_graph_behind(name: str) -> None:
+@pytest.mark.parametrize("name", [*STAND_INS, "shaspec-lite"])
+def test_neither_a_loss_nor_a_pass_for_another_view_leaves_a_graph_behind(name: str) -> None:
     method = build(name)
     method.loss(Bed().batch())
+    method.logits(Bed().batch())
     assert torch.equal(copy.deepcopy(method).predict(Bed().batch()), method.predict(Bed().batch()))
 
 
@@ -200,6 +201,15 @@ def test_the_view_hides_one_modality_of_a_share_of_the_complete_samples() -> Non
     kept = view.available[complete].float().mean(dim=0)  # 200 samples
     assert abs(float(view.available[complete].all(dim=1).float().mean()) - 0.7) < 0.1
     assert float(kept.min()) > 0.78 and float(kept.max()) < 0.92
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_what_predicts_belongs_to_no_encoder(name: str) -> None:
+    method = build(name)
+    streams = {method.stream(n) for n in method.trainable() if n.startswith("extra.")}
+    assert streams == {None}
+    within = {method.stream(n) for n in method.trainable() if n.startswith(("blocks_a.", "blocks_v."))}
+    assert within == ({"a", "v"} if name == "cmpt" else set())
 
 
 def test_the_proxy_of_a_modality_looks_at_the_other() -> None:
