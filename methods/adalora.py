@@ -83,6 +83,7 @@ class AdaLora(PeftBacked):
     def begin(self, phase: Phase) -> None:
         self._seen = [tuple(Importance() for _ in factors) for factors in self._factors()]
         self._alive: list[Tensor] = []  # (rank,) bool for every layer, once there is a budget
+        self._settled = False  # whether that budget is the target
 
     def loss(self, batch: Batch) -> Loss:
         loss = super().loss(batch)
@@ -98,9 +99,10 @@ class AdaLora(PeftBacked):
     def after_step(self, step: int, steps: int) -> None:
         warm, final = (self.options[name] * steps for name in ("warm_share", "final_share"))
         left = min(1.0, max(0.0, (steps - final - step - 1) / max(1.0, steps - final - warm)))  # of the allocation
-        if left > 0 or not self._alive:
+        if not self._settled:
             self._see()
             self._alive = self._allot(left**3)
+            self._settled = left == 0
         with torch.no_grad():
             for (_, e, _), alive in zip(self._factors(), self._alive, strict=True):
                 e.mul_(alive[:, None])
