@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmbench.backbone.blocks import Block, BlockCall
+from mmbench.backbone.blocks import Block, BlockCall, Position
 from mmbench.backbone.cavmae import CAVMAEFT
 from mmbench.backbone.hooks import Hooks
 from mmbench.errors import ConfigError
 from mmbench.method import Method
 from mmbench.registry import method
 
-POSITIONS = ("attention", "mlp")
+POSITIONS: tuple[Position, ...] = ("attention", "mlp")
 
 
 def blocks(net: CAVMAEFT) -> Iterator[tuple[str, Block]]:
@@ -64,21 +64,18 @@ class GroupedLinear(nn.Module):
 class Half:
     """The attention or the MLP of a block in one forward pass: a norm, and what follows it."""
 
-    position: str
+    position: Position
     block: BlockCall
     other: Tensor | None
     """The other stream's tokens before its block of the same index, or None."""
 
     def normed(self, x: Tensor) -> Tensor:
         """(B, N, D) as the attention or the MLP receives it."""
-        norm = "norm1" if self.position == "attention" else "norm2"
-        suffix = f"_{self.block.norm}" if self.block.norm else ""
-        return cast(Tensor, getattr(self.block.module, norm + suffix)(x))
+        return self.block.normed(self.position, x)
 
     def after_norm(self, normed: Tensor) -> Tensor:
         """The attention or the MLP itself."""
-        module = self.block.module
-        return cast(Tensor, module.attn(normed, self.block.kv) if self.position == "attention" else module.mlp(normed))
+        return self.block.after_norm(self.position, normed)
 
     def branch(self, x: Tensor) -> Tensor:
         """The plain branch (B, N, D) before its residual add."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmbench.backbone.blocks import BlockCall
+from mmbench.backbone.blocks import BlockCall, Position
+from mmbench.backbone.hooks import Hooks
 from mmbench.data.batch import Batch
 from mmbench.errors import ConfigError
 from mmbench.online_parts import Goal, GradientOnline, mask_patches
 from mmbench.registry import online
+
+if TYPE_CHECKING:
+    from mmbench.backbone.cavmae import CAVMAEFT
 
 START = 1e-4
 """Prompts start uniform between minus and plus this."""
@@ -32,13 +35,49 @@ class PromptedCall(BlockCall):
 
     prompt: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def attend(self, x: Tensor) -> Tensor:
-        prompted = torch.cat([self.prompt.expand(len(x), -1, -1), x], dim=1)  # (B, P + N, D)
-        return self.module.attend(prompted, self.norm, self.kv).narrow(1, len(self.prompt), x.shape[1])
+    def after_norm(self, position: Position, normed: Tensor) -> Tensor:
+        if position == "mlp":
+            return super().after_norm(position, normed)
+        prompt = self.normed(position, self.prompt.expand(len(normed), -1, -1))
+        together = torch.cat([prompt, normed], dim=1)  # (B, P + N, D)
+        return super().after_norm(position, together).narrow(1, len(self.prompt), normed.shape[1])
 
-    def run(self, x: Tensor) -> Tensor:
-        x = x + self.attend(x)
-        return x + self.feed(x)
+
+class PromptedHooks(Hooks):
+    """A method's own hooks, with prompts in the encoders' attentions and a record of what each block puts out.
+
+    They are called and not copied: what a hook remembers must reach whoever else holds the same object.
+    """
+
+    def __init__(self, inner: Hooks, prompts: Mapping[str, nn.Parameter]) -> None:
+        self._inner = inner
+        self._prompts = prompts
+        self.seen: dict[str, list[Tensor]] = {}
+        """Tokens after each encoder block, by a0, a1, ... v0."""
+
+    def tokens(self, modality: str, x: Tensor, batch: Any) -> tuple[Tensor, int]:
+        return self._inner.tokens(modality, x, batch)
+
+    def block(self, modality: str, index: int, block: BlockCall, x: Tensor, batch: Any, other: Tensor | None) -> Tensor:
+        if modality not in ("a", "v"):
+            return self._inner.block(modality, index, block, x, batch, other)
+        if self._prompts:
+            block = PromptedCall(block.module, block.norm, block.kv, self._prompts[f"prompt_{modality}{index}"])
+        out = self._inner.block(modality, index, block, x, batch, other)
+        self.seen.setdefault(f"{modality}{index}", []).append(out)
+        return out
+
+    def attn_kv(self, modality: str, index: int, k: Tensor, v: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        return self._inner.attn_kv(modality, index, k, v, batch)
+
+    def fuse(self, net: CAVMAEFT, audio: Tensor, vision: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        return self._inner.fuse(net, audio, vision, batch)
+
+    def pool(self, x: Tensor, batch: Any) -> Tensor:
+        return self._inner.pool(x, batch)
+
+    def edits_attention(self) -> bool:
+        return self._inner.edits_attention()
 
 
 @dataclass(frozen=True)
@@ -73,7 +112,8 @@ class Moments:
     options={"lr": 1e-4, "prompts": 10, "mask": 0.5, "temperature": 0.07},
     bibtex="li2026brimpr",
     identity_at_start=False,
-    note="reconstructed; prompts are there from the first batch on, so it is not quite the trained model at its start",
+    note="reconstructed; prompts act from the first batch on: beside few tokens, ten of them move the logits before "
+    "any update, and `before` minus `unadapted` includes that",
 )
 class BriMPR(GradientOnline):
     """Prompts that give each encoder layer the mean and spread it had on source samples, and agree across modalities.
@@ -140,23 +180,11 @@ class BriMPR(GradientOnline):
     @contextmanager
     def _hooked(self, prompts: dict[str, nn.Parameter]) -> Iterator[dict[str, list[Tensor]]]:
         """The method with prompts in its encoders; yields the tokens after each of their blocks, by a0, a1, ... v0."""
-        plain, seen = self.method.hooks, dict[str, list[Tensor]]()
-        hooks = copy.copy(plain)
-        inner = hooks.block
-
-        def block(modality: str, index: int, call: BlockCall, x: Tensor, batch: Any, other: Tensor | None) -> Tensor:
-            if modality not in ("a", "v"):
-                return inner(modality, index, call, x, batch, other)
-            if prompts:
-                call = PromptedCall(call.module, call.norm, call.kv, prompts[f"prompt_{modality}{index}"])
-            out = inner(modality, index, call, x, batch, other)
-            seen.setdefault(f"{modality}{index}", []).append(out)
-            return out
-
-        hooks.block = block  # type: ignore[method-assign, assignment]
+        plain = self.method.hooks
+        hooks = PromptedHooks(plain, prompts)
         self.method.hooks = hooks
         try:
-            yield seen
+            yield hooks.seen
         finally:
             self.method.hooks = plain
 

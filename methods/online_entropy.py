@@ -115,7 +115,8 @@ class EATA(NormOnline):
     backwards=2.0,
     options={"lr": 1e-4, "margin": 0.4, "radius": 0.05, "recovery": 0.2, "top_blocks": 1},
     bibtex="niu2023sar",
-    note="spares the last encoder block of each stream, fusion, joint blocks and the final norm, by their names here",
+    note="spares the last encoder block of each stream, fusion, joint blocks and the final norm, by their names here; "
+    "recovery was set for 1000 classes: with few, the average may start below it, and each such step starts over",
 )
 class SAR(NormOnline):
     """Entropy of reliable samples, minimised where the loss is flat; starts over when predictions collapse.

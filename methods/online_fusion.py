@@ -143,7 +143,8 @@ def gaussian_kl(x: Tensor, anchor: Tensor) -> Tensor:
     stream_length=True,
     options={"lr": 1e-4, "margin": 0.4, "unimodal": 0.1, "sharing": 5.0},
     bibtex="guo2025sumi",
-    note="reconstructed; not causal, because the box widens with the share of the stream that has passed",
+    note="reconstructed; not causal, because the box widens with the share of the stream that has passed; its "
+    "three backward passes are those of the stream's first half, the second half takes one",
 )
 class SuMi(NormOnline):
     """Weighted entropy of typical samples that need both modalities, with the modalities' predictions drawn together.
@@ -189,7 +190,8 @@ def inside_box(features: Tensor, progress: float) -> Tensor:
     Most is half, or as many as the average sample where that is less, as in batches of a few samples. `progress` is
     the share of the stream that has passed: 0 quartiles, 1 extremes.
     """
-    levels = torch.tensor([0.0, 0.25, 0.75, 1.0], device=features.device, dtype=features.dtype)
+    features = features.float()  # there are no quantiles of half precision
+    levels = torch.tensor([0.0, 0.25, 0.75, 1.0], device=features.device)
     least, low, high, most = features.quantile(levels, dim=0)  # (D,) each
     below, above = torch.lerp(low, least, progress), torch.lerp(high, most, progress)
     share = ((features >= below) & (features <= above)).to(features.dtype).mean(dim=1)  # (B,)

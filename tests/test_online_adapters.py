@@ -31,6 +31,10 @@ OPEN: dict[str, dict[str, Any]] = {  # options under which every sample of the b
     "deyo": {"margin": 9.0, "drop": -9.0},
     "sumi": {"margin": 9.0, "unimodal": 0.0},
 }
+METHODS = (
+    *("lora-qv", "lora-qkv", "adapter-pfeiffer", "prompt-the-missing", "missing-mode"),
+    *("shaspec-lite", "ssf-per-case"),  # their hooks remember something between calls
+)
 LEAST_SELECTED = {"sumi": 1}
 
 
@@ -77,7 +81,7 @@ def test_only_declared_tensors_move_and_a_reset_restores_everything(name: str, s
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-@pytest.mark.parametrize("method", ["lora-qv", "lora-qkv", "adapter-pfeiffer", "prompt-the-missing", "missing-mode"])
+@pytest.mark.parametrize("method", METHODS)
 def test_adapters_go_over_any_trained_method(name: str, method: str) -> None:
     adapter, probe = attach(name, build(method), **OPEN.get(name, {})), unlabelled(5)
     start = adapter.predict(probe)

@@ -123,6 +123,16 @@ def test_sumi_passes_over_what_one_modality_settles() -> None:
     assert attach("sumi", margin=9.0, unimodal=1.0).adapt(unlabelled()) == 0  # no entropy exceeds ln C
 
 
+def test_sumi_takes_half_precision_features() -> None:
+    for name in ("source", "missing-mode"):  # inputs of the head, and logits
+        adapter = attach("sumi", build(name), **OPEN["sumi"])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert adapter.adapt(unlabelled()) > 0
+        assert torch.isfinite(adapter.predict(unlabelled())).all()
+    features = torch.arange(9.0, dtype=torch.bfloat16)[:, None].repeat(1, 4)
+    assert int(inside_box(features, 0.0).sum()) == 5
+
+
 def test_sumi_must_know_the_length_of_the_stream() -> None:
     adapter = SuMi(build("source"), {})
     with pytest.raises(RefusedError, match=r"reset\(steps="):
@@ -191,8 +201,13 @@ class Prepended(Hooks):
         return block.run(torch.cat([prompt.expand(len(x), -1, -1), x], dim=1))[:, len(prompt) :]  # type: ignore[no-any-return]
 
 
-def test_brimprs_prompts_stand_before_the_tokens_of_every_encoder_block() -> None:
-    adapter: BriMPR = attach("brimpr", prompts=3)
+STARTS_PLAIN = ["source", "adapter-houlsby", "adapter-pfeiffer", "adaptformer", "compacter", "convpass", "lavish"]
+STARTS_PLAIN += ["repadapter", "lora-qv"]
+
+
+@pytest.mark.parametrize("method", STARTS_PLAIN)
+def test_brimprs_prompts_stand_before_the_tokens_of_every_encoder_block(method: str) -> None:
+    adapter: BriMPR = attach("brimpr", build(method), prompts=3)
     rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for prompt in adapter.updated().values():
@@ -202,6 +217,19 @@ def test_brimprs_prompts_stand_before_the_tokens_of_every_encoder_block() -> Non
         expected = adapter.method.net(batch.audio, batch.image, hooks=Prepended(adapter.updated()))
     torch.testing.assert_close(adapter.predict(batch), expected)
     assert not torch.allclose(adapter.method.predict(batch), expected)  # the method itself has no prompts
+
+
+@pytest.mark.parametrize("method", ["ssf-per-case", "shaspec-lite", "prompt-the-missing", "msp", "lavish", "actionmae"])
+def test_hooks_that_remember_something_work_as_without_brimpr(method: str) -> None:
+    adapter: BriMPR = attach("brimpr", build(method))
+    rng = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in adapter.method.extra.parameters():  # sets, banks and gates that start alike come apart
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=rng))
+    with adapter._hooked({}) as seen:  # first: a pass of the method alone would leave behind what it remembers
+        inside = adapter.method.predict(unlabelled())
+    assert torch.equal(inside, adapter.method.predict(unlabelled()))
+    assert set(seen) == {f"{modality}{index}" for modality in "av" for index in range(SIZES.depth)}
 
 
 def test_brimpr_brings_the_layers_back_to_the_source() -> None:

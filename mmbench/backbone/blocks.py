@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Norm = Literal["", "a", "v"]
+Position = Literal["attention", "mlp"]
 KeyValueEdit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # k, v of shape (B, H, L, head_dim)
 
 
@@ -91,17 +92,27 @@ class BlockCall:
     norm: Norm = ""
     kv: KeyValueEdit | None = None
 
+    def normed(self, position: Position, x: Tensor) -> Tensor:
+        """(B, N, D) as the attention or the MLP receives it."""
+        norm = "norm1" if position == "attention" else "norm2"
+        return cast(Tensor, getattr(self.module, f"{norm}_{self.norm}" if self.norm else norm)(x))
+
+    def after_norm(self, position: Position, normed: Tensor) -> Tensor:
+        """The attention or the MLP itself, (B, N, D) to (B, N, D)."""
+        return cast(Tensor, self.module.attn(normed, self.kv) if position == "attention" else self.module.mlp(normed))
+
     def attend(self, x: Tensor) -> Tensor:
         """Attention branch (B, N, D) before its residual add."""
-        return self.module.attend(x, self.norm, self.kv)
+        return self.after_norm("attention", self.normed("attention", x))
 
     def feed(self, x: Tensor) -> Tensor:
         """MLP branch (B, N, D) before its residual add."""
-        return self.module.feed(x, self.norm)
+        return self.after_norm("mlp", self.normed("mlp", x))
 
     def run(self, x: Tensor) -> Tensor:
         """The whole block, (B, N, D) to (B, N, D)."""
-        return self.module.run(x, self.norm, self.kv)
+        x = x + self.attend(x)
+        return x + self.feed(x)
 
 
 @runtime_checkable
