@@ -91,6 +91,14 @@ def starts_unadapted(subject: OnlineSubject) -> str | None:
     )
 
 
+def samples_enter(subject: OnlineSubject) -> str | None:
+    """Without an update most other rules have nothing to look at."""
+    adapter = subject.adapter()
+    if any(follow(adapter, subject.stream(adapter)).used):
+        return None
+    return "no sample enters an update, so nothing is checked of it: give options under which its filters open"
+
+
 def changes_are_declared(subject: OnlineSubject) -> str | None:
     adapter = subject.adapter()
     before, declared = copies(adapter.method), {id(p) for p in adapter.updated().values()}
@@ -197,6 +205,7 @@ RULES: Mapping[str, Rule] = {
     "no-gradient-left": no_gradient_left,
     "predict-is-pure": predict_is_pure,
     "starts-unadapted": starts_unadapted,
+    "samples-enter": samples_enter,
     "changes-are-declared": changes_are_declared,
     "updates-reach": updates_reach,
     "knowledge": knowledge,

@@ -12,6 +12,7 @@ from mmbench import registry
 from mmbench.cli import app
 from mmbench.conformance_online import RULES, check_online, check_rule, default_bases
 from mmbench.errors import UnknownNameError
+from tests.test_online_adapters import OPEN
 
 BASES = ("source", "lora-qv", "prompt-the-missing")
 
@@ -19,8 +20,15 @@ BASES = ("source", "lora-qv", "prompt-the-missing")
 @pytest.mark.parametrize("name", registry.onlines().names())
 @pytest.mark.parametrize("rule", RULES)
 def test_adapter_keeps_the_rule(name: str, rule: str) -> None:
-    finding = check_rule(rule, name, BASES)
+    finding = check_rule(rule, name, BASES, OPEN.get(name))
     assert finding.ok, finding.message
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_an_adapter_whose_filters_let_no_sample_through_is_a_finding(name: str) -> None:
+    findings = {finding.check: finding for finding in check_online(name, ("source",), {"margin": 0.0})}
+    assert [check for check, finding in findings.items() if not finding.ok] == ["samples-enter"]
+    assert findings["samples-enter"].message.startswith("over source: no sample enters an update")
 
 
 HEAD = """
@@ -84,6 +92,11 @@ DEFECTS = {
     "starts-unadapted": """
     def predict(self, batch):
         return super().predict(batch) + 0.01
+""",
+    "samples-enter": """
+    def adapt(self, batch):
+        super().adapt(batch)
+        return 0
 """,
     "changes-are-declared": """
     def adapt(self, batch):
