@@ -9,9 +9,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import imagenet_c_reference as plain
 import numpy as np
 import pytest
 import torch
+from imagenet_c_image import golden_image, statistics
 from PIL import Image
 from scipy import ndimage
 from scipy.stats import poisson
@@ -26,8 +28,6 @@ from mmbench.frost import DRAWN, LOOKS, photographs
 from mmbench.imaging import motion_blur, smoothing_matrix, to_bytes
 from mmbench.registry import corruptions
 from mmbench.rng import PoissonTable, StreamKey
-from tests import imagenet_c_reference as plain
-from tests.imagenet_c_image import golden_image, statistics
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_corruptions" / "imagenet_c.json").read_text())
 DETERMINISTIC = [(name, severity) for name, rows in GOLDEN["deterministic"].items() for severity in rows]

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from beds import build
+from test_online_adapters import OPEN, attach, unlabelled
 from torch import Tensor
 
 from methods.online_alignment import BriMPR, Moments, contrast
@@ -30,8 +32,6 @@ from mmbench.data.batch import Batch
 from mmbench.errors import ConfigError, RefusedError
 from mmbench.method import Method
 from mmbench.online_parts import balance, entropy, mask_patches, outputs_of
-from tests.beds import build
-from tests.test_online_adapters import OPEN, attach, unlabelled
 
 # Fusion ----------------------------------------------------------------------------------------------------------
 

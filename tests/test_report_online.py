@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_records import CASES, board, cell, failed, field, record, row, save, scores
 
 from mmbench.records import OnlineFacts, Score, TrialRecord
 from mmbench.report.board import write_board
 from mmbench.report.model import NOT_MEASURED, Table
 from mmbench.report.online import online_tables
 from mmbench.report.tables import all_tables
-from tests.report_records import CASES, board, cell, failed, field, record, row, save, scores
 
 STREAMS = ("reset/64", "mixed/16")
 FACTS = OnlineFacts(

@@ -1,6 +1,7 @@
 """Cost of ImageNet-C at 224x224 and severity 3, per corruption, beside a plain per-image version of each formula.
 
-`python -m tests.bench.test_bench_imagenet_c` prints both side by side, alternating, and the ratio of the whole set.
+`PYTHONPATH=tests python tests/bench/test_bench_imagenet_c.py` prints both side by side, alternating, and the ratio of
+the whole set.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from imagenet_c_image import golden_image
+from imagenet_c_reference import REFERENCE
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from mmbench.corruption import load_corruption
 from mmbench.rng import StreamKey
-from tests.imagenet_c_image import golden_image
-from tests.imagenet_c_reference import REFERENCE
 
 BATCH = 16
 SEVERITY = 3
