@@ -119,6 +119,7 @@ def _method(request: ProfileRequest, device: torch.device) -> Method:
     open_gates(net)  # a closed gate would cut off what lies behind it
     build = registry.methods().load(request.method)
     method: Method = build(net.to(device), Recipe(), {}, torch.Generator().manual_seed(seed_from("build")))
+    method.begin(method.phases()[-1])  # where phases differ, the last one trains the most
     return method
 
 
@@ -132,6 +133,7 @@ def random_batch(config: BackboneConfig, size: int, device: torch.device) -> Bat
         ids=tuple(str(i) for i in range(size)),
         case=("complete",) * size,
         available=torch.ones(size, 2, dtype=torch.bool),
+        affected=torch.zeros(size, 2, dtype=torch.bool),
     )
     return batch.to(device)
 

@@ -27,6 +27,7 @@ def method_on_tiny(name: str) -> Method:
     net = CAVMAEFT(preset("cavmae-tiny"), torch.Generator().manual_seed(0))
     open_gates(net)
     method: Method = registry.methods().load(name)(net, Recipe(), {}, torch.Generator().manual_seed(0))
+    method.begin(method.phases()[-1])
     return method
 
 
