@@ -45,6 +45,7 @@ class Tent(NormOnline):
     year=2022,
     source_samples=2000,
     options={"lr": 1e-4, "margin": 0.4, "redundancy": 0.05, "fisher": 2000.0},
+    check_options={"margin": 9.0, "redundancy": 9.0},
     bibtex="niu2022eata",
     note="thresholds of the 1000-class setting; fisher: 0.0 makes it ETA, without any source sample",
     **NORMS,
@@ -114,6 +115,7 @@ class EATA(NormOnline):
     forwards=2.0,
     backwards=2.0,
     options={"lr": 1e-4, "margin": 0.4, "radius": 0.05, "recovery": 0.2, "top_blocks": 1},
+    check_options={"margin": 9.0, "recovery": 0.0},
     bibtex="niu2023sar",
     note="spares the last encoder block of each stream, fusion, joint blocks and the final norm, by their names here; "
     "recovery was set for 1000 classes: with few, the average may start below it, and each such step starts over",
@@ -183,6 +185,7 @@ class SAR(NormOnline):
     year=2024,
     forwards=2.0,
     options={"lr": 1e-4, "margin": 0.5, "weight_margin": 0.4, "drop": 0.2, "pieces": 4},
+    check_options={"margin": 9.0, "drop": -9.0},
     bibtex="lee2024deyo",
     **NORMS,
 )

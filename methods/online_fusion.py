@@ -142,6 +142,7 @@ def gaussian_kl(x: Tensor, anchor: Tensor) -> Tensor:
     backwards=3.0,
     stream_length=True,
     options={"lr": 1e-4, "margin": 0.4, "unimodal": 0.1, "sharing": 5.0},
+    check_options={"margin": 9.0, "unimodal": 0.0},
     bibtex="guo2025sumi",
     note="reconstructed; not causal, because the box widens with the share of the stream that has passed; its "
     "three backward passes are those of the stream's first half, the second half takes one",

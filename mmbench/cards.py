@@ -112,6 +112,8 @@ class OnlineCard:
     identity_at_start: bool = True
     """Whether it predicts exactly as the trained method does before its first update."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    check_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options under which its filters let the few random samples of the conformance suite into an update."""
     bibtex: str = ""
     note: str = ""
 

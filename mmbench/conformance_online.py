@@ -96,7 +96,7 @@ def samples_enter(subject: OnlineSubject) -> str | None:
     adapter = subject.adapter()
     if any(follow(adapter, subject.stream(adapter)).used):
         return None
-    return "no sample enters an update, so nothing is checked of it: give options under which its filters open"
+    return "no sample enters an update, so nothing is checked of it: give `check_options` under which its filters open"
 
 
 def changes_are_declared(subject: OnlineSubject) -> str | None:
@@ -219,7 +219,10 @@ RULES: Mapping[str, Rule] = {
 
 
 def check_online(name: str, bases: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> tuple[Finding, ...]:
-    """Run every rule on a registered adapter. Raises UnknownNameError if there is none of that name."""
+    """Run every rule on a registered adapter, under its `check_options` where `options` does not say otherwise.
+
+    Raises UnknownNameError if there is none of that name.
+    """
     registry.onlines().card(name)
     return tuple(check_rule(rule, name, bases or default_bases(), options) for rule in RULES)
 
@@ -233,10 +236,11 @@ def default_bases() -> tuple[str, ...]:
 def check_rule(rule: str, name: str, bases: Sequence[str], options: Mapping[str, Any] | None = None) -> Finding:
     """One rule over all bases; a base that the adapter refuses is left out, unless it refuses all."""
     refused: list[str] = []
+    chosen = {**registry.onlines().card(name).check_options, **(options or {})}
 
     def apply(base: Subject) -> str | None:
         try:
-            return RULES[rule](OnlineSubject(name, base, options or {}))
+            return RULES[rule](OnlineSubject(name, base, chosen))
         except RefusedError as error:
             refused.append(str(error))
             return None

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from beds import build, equal
+from test_methods_counts import on_meta
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,16 +23,9 @@ from mmbench.formula import evaluate, numbers
 from mmbench.method import Method
 from mmbench.online import Online
 from mmbench.online_parts import balance, entropy, shuffle_pieces
-from tests.beds import build, equal
-from tests.test_methods_counts import on_meta
 
 ADAPTERS = ["tent", "eata", "sar", "deyo", "read", "abpem", "sumi", "brimpr", "t3a"]
-OPEN: dict[str, dict[str, Any]] = {  # options under which every sample of the bed enters the update
-    "eata": {"margin": 9.0, "redundancy": 9.0},
-    "sar": {"margin": 9.0, "recovery": 0.0},
-    "deyo": {"margin": 9.0, "drop": -9.0},
-    "sumi": {"margin": 9.0, "unimodal": 0.0},
-}
+OPEN = {name: dict(registry.onlines().card(name).check_options) for name in registry.onlines().names()}
 METHODS = (
     *("lora-qv", "lora-qkv", "adapter-pfeiffer", "prompt-the-missing", "missing-mode"),
     *("shaspec-lite", "ssf-per-case"),  # their hooks remember something between calls
@@ -61,7 +56,7 @@ def snapshot(adapter: Online) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("samples", [6, 1])
 def test_only_declared_tensors_move_and_a_reset_restores_everything(name: str, samples: int) -> None:
-    adapter = attach(name, **OPEN.get(name, {}))
+    adapter = attach(name, **OPEN[name])
     before, probe = snapshot(adapter), unlabelled(5)
     start, identities = adapter.predict(probe), [id(p) for p in adapter.updated().values()]
     entered = [adapter.adapt(unlabelled(seed, samples)) for seed in range(3)]
@@ -83,7 +78,7 @@ def test_only_declared_tensors_move_and_a_reset_restores_everything(name: str, s
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_adapters_go_over_any_trained_method(name: str, method: str) -> None:
-    adapter, probe = attach(name, build(method), **OPEN.get(name, {})), unlabelled(5)
+    adapter, probe = attach(name, build(method), **OPEN[name]), unlabelled(5)
     start = adapter.predict(probe)
     if registry.onlines().card(name).identity_at_start:
         assert torch.equal(start, adapter.method.predict(probe))
