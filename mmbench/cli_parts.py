@@ -38,6 +38,24 @@ def data_check(suite: SuiteOrFolder, overrides: SetOption = None, plugin: Plugin
     check_command(suite, tuple(overrides or ()))
 
 
+@data_app.command("corrupt")
+@guarded
+def data_corrupt(
+    suite: Annotated[Path, typer.Argument(help="A suite, a folder of pairs, or a data set that needs no files.")],
+    cases: Annotated[list[str] | None, typer.Option(help="A case, a set of cases, read/rain@1-5; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write, or to go on with.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell sizes and digests, write nothing.")] = False,
+    check: Annotated[Path | None, typer.Option(help="Check the sets of this folder: bytes, and corrupt again.")] = None,
+    overrides: SetOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Write the corrupted test sets of a suite once, for a suite's `frozen:` to read on any machine."""
+    use_plugins(plugin)
+    from mmbench.freeze_verb import FreezeRequest, freeze_command
+
+    freeze_command(FreezeRequest(suite, tuple(cases or ()), out, dry_run, check, tuple(overrides or ())))
+
+
 @backbone_app.command("build")
 @guarded
 def backbone_build(

@@ -85,6 +85,14 @@ class SetDigest:
         if self._samples.setdefault(sample_id, content.digest()) != content.digest():
             raise ValueError(f"sample '{sample_id}' came twice with different contents; use one SetDigest per set")
 
+    def adopt(self, sample_id: str, content: bytes) -> None:
+        """Add one sample by what `contents` gave for it."""
+        self._samples[sample_id] = content
+
+    def contents(self, ids: Sequence[str]) -> tuple[bytes, ...]:
+        """SHA-256 of each of these samples, 32 bytes."""
+        return tuple(self._samples[sample_id] for sample_id in ids)
+
     def hexdigest(self) -> str:
         whole = hashlib.sha256()
         for sample_id in sorted(self._samples):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -12,12 +12,15 @@ import platformdirs
 from mmbench import registry
 from mmbench.backbone.checkpoint import BackboneMeta, load_meta
 from mmbench.backbone.config import BackboneConfig, preset
+from mmbench.cases import Case, unmet
 from mmbench.config import BackboneSpec, DataConfig
 from mmbench.data.splits import Splits, split
 from mmbench.data.store import Store, build_store, open_store
 from mmbench.errors import ConfigError
 from mmbench.feed import TrialData
+from mmbench.frozen import FrozenSets, subject_of
 from mmbench.records import DataFacts
+from mmbench.trials import PROTOCOL
 
 Progress = Callable[[int, int], None]
 
@@ -70,6 +73,25 @@ def reopen_data(dataset: DataConfig, folder: Path) -> TrialData:
     return trial_data(dataset, open_store(folder))
 
 
+def frozen_sets(data: TrialData, folder: Path) -> FrozenSets:
+    """The frozen sets of a folder, as far as they fit this data."""
+    return FrozenSets(folder, subject_of(data.name, data.store, data.splits.test, PROTOCOL))
+
+
+def with_frozen(data: TrialData, folder: Path | None, cases: Sequence[Case]) -> TrialData:
+    """The data with its test sets read from a folder, every byte of them checked; as it is without a folder.
+
+    Raises DataError if a case that applies to the data has no set there, or one that is damaged or foreign.
+    """
+    if folder is None:
+        return data
+    sets = frozen_sets(data, folder)
+    for case in cases:
+        if unmet(case, data.still_pictures) is None:
+            sets.open(case)
+    return replace(data, frozen=sets)
+
+
 def trial_data(dataset: DataConfig, store: Store) -> TrialData:
     splits = split(store.items, dataset.split, store.classes)
     return TrialData(dataset.name, store, splits, store.multi_label, store.index.static_images)
@@ -90,4 +112,5 @@ def data_facts(dataset: DataConfig, data: TrialData) -> DataFacts:
         leaks=splits.leaks,
         note=splits.note,
         skipped=tuple(f"{skipped.path}: {skipped.reason}" for skipped in data.store.skipped),
+        frozen=data.frozen is not None,
     )

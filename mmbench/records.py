@@ -95,6 +95,8 @@ class DataFacts(Part):
     note: str = ""
     skipped: tuple[str, ...] = ()
     """Files left out under `on_error: skip`, with the reason."""
+    frozen: bool = False
+    """Whether the corrupted test sets were read from frozen ones; their digests are those of sets made on the fly."""
 
 
 class BackboneFacts(Part):

@@ -35,7 +35,7 @@ from mmbench.feed import TrialData, seed_from
 from mmbench.meter import Clock, EnergyMeter, PeakMeter
 from mmbench.method import Method, Recipe
 from mmbench.outputs import save_predictions, save_states
-from mmbench.prepare import data_facts, reopen_data
+from mmbench.prepare import data_facts, reopen_data, with_frozen
 from mmbench.records import BackboneFacts, Failure, Status, TrialFacts, TrialRecord, TuningTrial, is_done, save_record
 from mmbench.run_online import adapt_trial, check_base, check_trained
 from mmbench.strategy import Regimen
@@ -172,7 +172,7 @@ def _set_up(trial: Trial, bench: Bench) -> Desk:
         total = torch.cuda.get_device_properties(bench.device).total_memory
         index = torch.cuda.current_device() if bench.device.index is None else bench.device.index
         torch.cuda.set_per_process_memory_fraction(min(1.0, trial.budget.memory_cap_gib * 2**30 / total), index)
-    data = reopen_data(trial.dataset, trial.store_folder)
+    data = with_frozen(reopen_data(trial.dataset, trial.store_folder), trial.frozen, trial.parsed_cases())
     method, meta = make_method(trial, trial.backbone_folder, data.multi_label, bench.device)
     return Desk(trial, data, meta, method, bench, PeakMeter(bench.device))
 

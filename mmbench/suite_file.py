@@ -121,4 +121,5 @@ def _resolve(suite: Suite, folder: Path) -> Suite:
     backbones = tuple(
         b.model_copy(update={"path": absolute(b.path), "init": absolute(b.init)}) for b in suite.backbones
     )
-    return suite.model_copy(update={"datasets": datasets, "backbones": backbones, "assets": absolute(suite.assets)})
+    places = {"assets": absolute(suite.assets), "frozen": absolute(suite.frozen)}
+    return suite.model_copy(update={"datasets": datasets, "backbones": backbones, **places})

@@ -24,11 +24,11 @@ from mmbench.environment import environment
 from mmbench.errors import ConfigError, MMBenchError
 from mmbench.executors.local import BUSY, INTERRUPTED, Finished, LocalExecutor, local_slots
 from mmbench.files import RecordError, write_atomic
-from mmbench.prepare import Progress, prepare_data
+from mmbench.prepare import Progress, prepare_data, reopen_data, with_frozen
 from mmbench.records import MARKER, RECORD, Failure, Status, TrialRecord, is_done, load_record, save_record
 from mmbench.run import facts, sigterm_raises
 from mmbench.source import prepare_backbone
-from mmbench.trials import Digests, Row, Trial, make_trial, read_trial, rows
+from mmbench.trials import Digests, Row, Trial, make_trial, read_trial, rows, suite_cases
 
 POLL_SECONDS = 0.1
 STARTS = 2
@@ -83,6 +83,7 @@ def plan(suite: Suite, out: Path, device: torch.device, listen: Listener) -> lis
         key = (row.dataset.model_dump_json(), row.backbone.model_dump_json())
         if key not in prepared:
             prepared[key] = _prepare(row, device, listen)
+            _check_frozen(suite, row, prepared[key][1]["store"])
         trial = make_trial(row, suite, *prepared[key])
         if trial.id in (other.id for other, _ in planned):
             raise ConfigError(f"two rows of suite {suite.name} are the same trial {trial.id}; leave one of them out")
@@ -104,6 +105,12 @@ def _prepare(row: Row, device: torch.device, listen: Listener) -> tuple[Digests,
     listen(Event("backbone", row.backbone.title, "ready", seconds=time.monotonic() - began))
     digests = Digests(data.store.digest, place.meta.sha256, assets_digest())
     return digests, {"store": data.store.folder, "backbone": place.folder}
+
+
+def _check_frozen(suite: Suite, row: Row, store_folder: Path) -> None:
+    """Raises DataError at the door, rather than in every trial."""
+    if suite.frozen is not None:
+        with_frozen(reopen_data(row.dataset, store_folder), suite.frozen, suite_cases(suite)[0])
 
 
 def reading(listen: Listener, title: str) -> Progress:

@@ -59,6 +59,8 @@ class Trial(Config):
     plugins: tuple[Path, ...] = ()
     assets: Path | None = None
     """Folder of the user's recordings and photographs; the environment's unless given."""
+    frozen: Path | None = None
+    """Folder of frozen test sets; no part of the id, as the sets are those that corrupting gives."""
 
     def parsed_cases(self) -> tuple[Case, ...]:
         return tuple(parse_case(case) for case in self.cases)
@@ -190,6 +192,7 @@ def make_trial(row: Row, suite: Suite, digests: Digests, folders: Mapping[str, P
         base=_base_id(row, suite, digests, folders),
         plugins=registry.plugins(),
         assets=suite.assets,
+        frozen=suite.frozen,
     )
     return trial.model_copy(update={"id": trial_id(trial, row, digests)})
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("registry",),
     ("backbone", "corruption", "imaging", "frost", "records", "cases", "config", "suite_file", "suites"),
     ("data", "pipeline", "environment", "audio_source", "audio_mix", "audio_scenes"),
-    ("meter", "feed", "method", "strategy", "online", "online_parts"),
+    ("meter", "frozen", "feed", "method", "strategy", "online", "online_parts"),
     ("bench", "trials", "prepare"),
     ("router",),
     ("train", "claims"),
