@@ -250,9 +250,9 @@ class _Progress:
 def make_optimizer(groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
     """The suite's optimiser over a method's groups; biases and norms decay like the rest, for every method alike."""
     if config.name == "sgd":
-        return torch.optim.SGD(groups, momentum=config.betas[0], weight_decay=config.weight_decay)
+        return torch.optim.SGD(groups, momentum=config.betas[0], weight_decay=config.weight_decay, fused=True)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, betas=config.betas, weight_decay=config.weight_decay)
+    return kind(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
