@@ -105,6 +105,8 @@ class Budget(Config):
     """Share of the samples one tuning trial sees."""
     wall_clock_minutes: float | None = Field(default=None, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = False
+    """Activation checkpointing in every block of the backbone: less memory, about one more forward pass a step."""
     train_head: bool = True
     """Whether the classification head trains along with every method."""
     optim: OptimConfig = OptimConfig()

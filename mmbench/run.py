@@ -153,6 +153,7 @@ def facts(trial: Trial) -> TrialFacts:
 def make_method(trial: Trial, folder: Path, multi_label: bool, device: torch.device) -> tuple[Method, BackboneMeta]:
     """A fresh method on its own copy of the source model, as every training starts from."""
     net, meta = load_backbone(folder)
+    net.recompute_blocks(trial.budget.checkpointing)
     optim = trial.budget.optim
     recipe = Recipe(
         train_head=trial.budget.train_head,

@@ -12,6 +12,7 @@ from timm.layers.attention import Attention as TimmAttention
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 Norm = Literal["", "a", "v"]
 Position = Literal["attention", "mlp"]
@@ -53,6 +54,10 @@ class Block(nn.Module):
 
     Every block carries all three sets of norms because every official checkpoint does.
     """
+
+    recompute = False
+    """Whether the backward pass makes the inside of attention and MLP again in place of keeping it: activation
+    checkpointing (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016)."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -99,20 +104,32 @@ class BlockCall:
 
     def after_norm(self, position: Position, normed: Tensor) -> Tensor:
         """The attention or the MLP itself, (B, N, D) to (B, N, D)."""
-        return cast(Tensor, self.module.attn(normed, self.kv) if position == "attention" else self.module.mlp(normed))
+        return self._kept(self._after_norm, position, normed)
 
     def attend(self, x: Tensor) -> Tensor:
         """Attention branch (B, N, D) before its residual add."""
-        return self.after_norm("attention", self.normed("attention", x))
+        return self._kept(self._branch, "attention", x)
 
     def feed(self, x: Tensor) -> Tensor:
         """MLP branch (B, N, D) before its residual add."""
-        return self.after_norm("mlp", self.normed("mlp", x))
+        return self._kept(self._branch, "mlp", x)
 
     def run(self, x: Tensor) -> Tensor:
         """The whole block, (B, N, D) to (B, N, D)."""
         x = x + self.attend(x)
         return x + self.feed(x)
+
+    def _kept(self, run: Callable[[Position, Tensor], Tensor], position: Position, x: Tensor) -> Tensor:
+        """`run(position, x)`; what it makes on the way is kept for the backward pass, or made again there."""
+        if self.module.recompute and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(run, position, x, use_reentrant=False))
+        return run(position, x)
+
+    def _branch(self, position: Position, x: Tensor) -> Tensor:
+        return self._after_norm(position, self.normed(position, x))
+
+    def _after_norm(self, position: Position, normed: Tensor) -> Tensor:
+        return cast(Tensor, self.module.attn(normed, self.kv) if position == "attention" else self.module.mlp(normed))
 
 
 @runtime_checkable

@@ -171,6 +171,11 @@ class CAVMAEFT(Encoder):
             raise ConfigError("fusion is 'none', but prompts for it were given; set backbone.fusion to 'gated'")
         return audio, vision
 
+    def recompute_blocks(self, on: bool) -> None:
+        """Whether the encoder and joint blocks keep their inside for the backward pass or make it again there."""
+        for block in (*self.blocks_a, *self.blocks_v, *self.blocks_u):
+            cast(Block, block).recompute = on
+
     def live_parameter_names(self) -> frozenset[str]:
         """Parameters that receive a gradient in multimodal mode; the others are in every checkpoint all the same."""
         dead = {"norm_a.weight", "norm_a.bias", "norm_v.weight", "norm_v.bias"}
