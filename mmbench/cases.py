@@ -169,7 +169,7 @@ def _expanded(entry: str) -> Iterator[str]:
     if entry not in named_cases() and "/" not in entry:
         raise UnknownNameError("case or set of cases", entry, [*named_cases(), *named_sets()])
     name, at, scale = entry.partition("@")
-    names = _family(name.removesuffix("*")) if name.endswith("/*") else (name,)
+    names = family_members(name.removesuffix("*")) if name.endswith("/*") else (name,)
     bounds = RANGE.fullmatch(scale)
     if bounds is None:
         yield from (f"{name}{at}{scale}" for name in names)
@@ -180,8 +180,11 @@ def _expanded(entry: str) -> Iterator[str]:
     yield from (f"{name}@{severity}" for name in names for severity in range(low, high + 1))
 
 
-def _family(prefix: str) -> tuple[str, ...]:
-    """Pairs and single corruptions whose names begin with `family/`; halves count as their pair."""
+def family_members(prefix: str) -> tuple[str, ...]:
+    """Pairs and single corruptions whose names begin with `family/`; halves count as their pair.
+
+    Raises UnknownNameError if there are none.
+    """
     whole = pairs()
     halves = {pair + end for pair in whole for end in HALVES.values()}
     names = (*whole, *(name for name in corruptions().names() if name not in halves))

@@ -152,20 +152,27 @@ def cite(
 @app.command()
 @guarded
 def show(
-    name: str,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write samples of a data set here.")] = None,
+    name: Annotated[str, typer.Argument(help="Whatever `ls` lists, or all corruptions of a family: 'imagenet_c/*'.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write samples to look at and hear here.")] = None,
+    dataset: Annotated[str, typer.Option(help="Whose samples to corrupt: a name, suite or folder.")] = "synthetic-av",
+    severities: Annotated[str | None, typer.Option(help="Which to write: 1-5, 3 or 1,3,5; all.")] = None,
+    overview: Annotated[bool, typer.Option("--overview", help="Write a family as one picture.")] = False,
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Describe a method, strategy, online adapter, corruption, case, data set, backbone or suite (or write samples)."""
-    use_plugins(plugin)
-    if out is not None:
-        from mmbench.samples import write_dataset_samples
+    """Describe a method, strategy, online adapter, corruption, case, data set, backbone or suite.
 
-        write_dataset_samples(name, out)
+    With --out, write samples of a data set, or contact sheets and sounds of a corruption.
+    """
+    use_plugins(plugin)
     from mmbench.listing import print_entry
 
     print_entry(name, json)
+    if out is not None:
+        from mmbench.samples import write_entry_samples
+
+        for line in write_entry_samples(name, out, dataset, severities, overview):
+            typer.echo(line, err=json)
 
 
 @app.command()

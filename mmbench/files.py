@@ -27,3 +27,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise RecordError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from None
+
+
+def make_folder(path: Path) -> None:
+    """The folder and those above it, if they are not there; raises RecordError where a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot make the folder {path}: {error.strerror}; choose another") from None

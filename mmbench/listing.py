@@ -15,7 +15,7 @@ from mmbench import registry
 from mmbench.axes import REGIMES, entry_of, part_names, parts, trainable_count
 from mmbench.backbone.config import PRESETS
 from mmbench.cards import STAGES, CorruptionCard, OnlineCard, StageName, StrategyCard
-from mmbench.cases import HALVES, Case, named_cases, named_sets, pairs, parse_case
+from mmbench.cases import HALVES, Case, family_members, named_cases, named_sets, pairs, parse_case
 from mmbench.citing import citation
 from mmbench.errors import ConfigError, MMBenchError, UnknownNameError
 from mmbench.parts_table import print_parts
@@ -178,6 +178,8 @@ def describe(name: str) -> dict[str, Any]:
             card = found.card(name)
             stage = {"stage": _stage_words(card.stage)} if isinstance(card, CorruptionCard) else {}
             return {"kind": kind, **asdict(card), **stage, "from": found.entry(name).origin.label}
+    if name.endswith("/*"):
+        return {"kind": "family of corruptions", "name": name, "members": family_members(name.removesuffix("*"))}
     if name in pairs():
         return {"kind": "pair of corruptions", "name": name, **{part: name + end for part, end in HALVES.items()}}
     if name in named_cases() or ("/" in name and "@" in name):

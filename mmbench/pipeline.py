@@ -125,6 +125,14 @@ class _Active:
         return corruption.apply(x, corruption.draws(self.key, self.raw.ids, lengths))
 
 
+@dataclass(frozen=True)
+class Corrupted:
+    """A batch under a case, and the sound that it was computed from."""
+
+    batch: Batch
+    wave: Tensor  # (B, S) float32, whole multiples of 1 / PCM_STEPS
+
+
 def apply_case(
     raw: RawBatch, case: Case, key: StreamKey, plan: MissingPlan | None = None, digest: SetDigest | None = None
 ) -> Batch:
@@ -132,6 +140,13 @@ def apply_case(
 
     A case with missing samples needs the plan of its whole split. The digest, if given, takes in the batch.
     """
+    return corrupt(raw, case, key, plan, digest).batch
+
+
+def corrupt(
+    raw: RawBatch, case: Case, key: StreamKey, plan: MissingPlan | None = None, digest: SetDigest | None = None
+) -> Corrupted:
+    """As `apply_case`, with the sound for those who want to hear it."""
     if plan is None and case.missing is not None:
         raise ValueError(f"case '{case.name}' has missing samples; pass missing_plan(case, all ids of the split, key)")
     active = _Active(raw, key, *(load_corruption(text) if text else None for text in (case.audio, case.vision)))
@@ -146,7 +161,8 @@ def apply_case(
         _digest_batch(digest, active, wave, image, _absences(case, available))
     touched = torch.tensor([case.audio is not None, case.vision is not None])
     affected = ~available | touched  # (B, 2)
-    return Batch(audio, vision, raw.label, raw.ids, (case.name,) * len(raw.ids), available, affected)
+    batch = Batch(audio, vision, raw.label, raw.ids, (case.name,) * len(raw.ids), available, affected)
+    return Corrupted(batch, wave)
 
 
 def _audio_until_fbank(active: _Active) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,12 +172,12 @@ def _audio_until_fbank(active: _Active) -> tuple[Tensor, Tensor, Tensor]:
     if active.audio is not None and active.audio.stage in RAW_AUDIO:
         wave = active.on_audio(RAW_AUDIO, raw.wave, raw.wave_lengths)
         inside = torch.arange(wave.shape[1]) < raw.wave_lengths[:, None]  # (B, S): noise must not lengthen a clip
-        wave = (_pcm16(wave).to(torch.float32) / PCM_STEPS) * inside
+        wave = (pcm16(wave).to(torch.float32) / PCM_STEPS) * inside
         mel, frames = fbank(wave, raw.wave_lengths, raw.fbank.shape[1])
     return wave, active.on_audio((Stage.FBANK,), mel, frames), frames
 
 
-def _pcm16(wave: Tensor) -> Tensor:
+def pcm16(wave: Tensor) -> Tensor:
     """Rounded and clipped as a 16-bit file would: sets written to disk and sets made on the fly agree."""
     return (wave * PCM_STEPS).round_().clamp_(-PCM_STEPS, PCM_STEPS - 1).to(torch.int16)
 
@@ -186,7 +202,7 @@ def _absences(case: Case, available: Tensor) -> list[bytes]:
 
 
 def _digest_batch(digest: SetDigest, active: _Active, wave: Tensor, image: Tensor, absences: list[bytes]) -> None:
-    pcm, pixels = _pcm16(wave).numpy().astype("<i2", copy=False), image.contiguous().numpy()
+    pcm, pixels = pcm16(wave).numpy().astype("<i2", copy=False), image.contiguous().numpy()
     later: list[tuple[bytes, ...]] = [() for _ in active.raw.ids]
     for corruption in (active.audio, active.vision):
         if corruption is not None and corruption.stage in LATER:
