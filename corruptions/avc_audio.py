@@ -100,47 +100,49 @@ def compression(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return each_clip(wave, draws, lambda clip, own: np.asarray(sosfilt(sections, clip), dtype=np.float64))
 
 
-@corruption("avc/snow-sound", **SCENE)
+@corruption("avc/snow-sound", **SCENE, scenes=("snow", "snowfall"))
 def snow(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, "snow")
 
 
-@corruption("avc/frost-sound", **SCENE)
+@corruption("avc/frost-sound", **SCENE, scenes=("frost", "ice cracking"))
 def frost(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, "frost")
 
 
-@corruption("avc/spatter-sound", **SCENE)
+@corruption("avc/spatter-sound", **SCENE, scenes=("water drops", "drip", "dripping"))
 def spatter(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, "drops")
 
 
-@corruption("avc/wind-sound", **SCENE)
+@corruption("avc/wind-sound", **SCENE, scenes=("wind", "wind noise", "wind rustling leaves"))
 def wind(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, "wind")
 
 
-@corruption("avc/rain-sound", **SCENE)
+@corruption("avc/rain-sound", **SCENE, scenes=("rain", "raining", "rainfall", "raindrop", "rain on surface"))
 def rain(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, "rain")
 
 
-@corruption("avc/underwater-sound", **SCENE)
+@corruption("avc/underwater-sound", **SCENE, scenes=("underwater", "underwater bubbling"))
 def underwater(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, "underwater")
 
 
-@corruption("avc/concert-sound", **SCENE)
+@corruption("avc/concert-sound", **SCENE, scenes=("music", "concert", "orchestra"))
 def concert(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, "concert")
 
 
-@corruption("avc/smoke-sound", **SCENE)
+@corruption("avc/smoke-sound", **SCENE, scenes=("fire", "fire crackling", "siren"))
 def smoke(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, *SMOKE)
 
 
-@corruption("avc/crowd-sound", **SCENE)
+@corruption(
+    "avc/crowd-sound", **SCENE, scenes=("crowd", "children playing", "cheering", "babbling", "hubbub", "chatter")
+)
 def crowd(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _scene(wave, draws, severity, "crowd")
 

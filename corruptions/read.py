@@ -40,6 +40,12 @@ SNR_FORM = {
     "note": "not READ's own form: the same scenes at a ratio to the clip's power, over valid samples, means removed; "
     "a silent clip stays silent",
 }
+# Class names, or their last words, that are the scene.
+TRAFFIC = {"scenes": ("traffic", "traffic noise", "roadway noise")}
+CROWD = {"scenes": ("crowd", "children playing", "cheering", "babbling", "hubbub", "chatter")}
+RAIN = {"scenes": ("rain", "raining", "rainfall", "raindrop", "rain on surface")}
+THUNDER = {"scenes": ("thunder", "thunderstorm")}
+WIND = {"scenes": ("wind", "wind noise", "wind rustling leaves")}
 PICTURE = {
     "family": "read",
     "modality": "vision",
@@ -64,52 +70,52 @@ def gaussian_noise(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return each_clip(wave, draws, lambda clip, own: clip + std * own.normal("noise", clip.shape)[0].double().numpy())
 
 
-@corruption("read/traffic", **GAIN_FORM)
+@corruption("read/traffic", **GAIN_FORM, **TRAFFIC)
 def traffic(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_gain(wave, draws, severity, "traffic")
 
 
-@corruption("read/crowd", **GAIN_FORM)
+@corruption("read/crowd", **GAIN_FORM, **CROWD)
 def crowd(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_gain(wave, draws, severity, "crowd")
 
 
-@corruption("read/rain", **GAIN_FORM)
+@corruption("read/rain", **GAIN_FORM, **RAIN)
 def rain(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_gain(wave, draws, severity, "rain")
 
 
-@corruption("read/thunder", **GAIN_FORM)
+@corruption("read/thunder", **GAIN_FORM, **THUNDER)
 def thunder(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_gain(wave, draws, severity, "thunder")
 
 
-@corruption("read/wind", **GAIN_FORM)
+@corruption("read/wind", **GAIN_FORM, **WIND)
 def wind(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_gain(wave, draws, severity, "wind")
 
 
-@corruption("read/traffic_snr", **SNR_FORM)
+@corruption("read/traffic_snr", **SNR_FORM, **TRAFFIC)
 def traffic_snr(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_snr(wave, draws, severity, "traffic")
 
 
-@corruption("read/crowd_snr", **SNR_FORM)
+@corruption("read/crowd_snr", **SNR_FORM, **CROWD)
 def crowd_snr(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_snr(wave, draws, severity, "crowd")
 
 
-@corruption("read/rain_snr", **SNR_FORM)
+@corruption("read/rain_snr", **SNR_FORM, **RAIN)
 def rain_snr(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_snr(wave, draws, severity, "rain")
 
 
-@corruption("read/thunder_snr", **SNR_FORM)
+@corruption("read/thunder_snr", **SNR_FORM, **THUNDER)
 def thunder_snr(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_snr(wave, draws, severity, "thunder")
 
 
-@corruption("read/wind_snr", **SNR_FORM)
+@corruption("read/wind_snr", **SNR_FORM, **WIND)
 def wind_snr(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     return _at_snr(wave, draws, severity, "wind")
 

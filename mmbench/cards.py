@@ -152,6 +152,9 @@ class CorruptionCard:
     deterministic: bool = False
     requires: Literal["", "moving-pictures"] = ""
     """What the data must be for it to mean anything; empty for any data."""
+    scenes: tuple[str, ...] = ()
+    """Names of classes, or their last words in lower case, that are the scene it adds: a second score leaves samples of
+    such a class out."""
     note: str = ""
 
     @staticmethod

@@ -32,7 +32,7 @@ def publish(folder: Path, out: Path | None, fmt: str | None) -> Written:
 
 def _print(board: Board, fmt: str) -> None:
     console = Console()
-    for table in all_tables(board):
+    for table in all_tables(board, fmt):
         if fmt == "rich":
             console.print(for_terminal(table, console.width))
         else:

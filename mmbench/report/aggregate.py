@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -11,8 +11,9 @@ from zlib import crc32
 
 from mmbench.cards import NOT_APPLICABLE, Track
 from mmbench.files import RecordError
-from mmbench.records import TrialRecord, find_records, load_record
-from mmbench.report.comparable import FALLBACKS, Selection, select
+from mmbench.records import Score, TrialRecord, find_records, load_record
+from mmbench.report.blocks import Block, By, blocks_of, reading
+from mmbench.report.comparable import FALLBACKS, Selection, name_of, select
 from mmbench.report.model import (
     NO_CASE,
     NOT_MEASURED,
@@ -27,7 +28,9 @@ from mmbench.report.model import (
 )
 from mmbench.report.notes import how_made
 from mmbench.report.published import OTHER_PROTOCOL, reported_accuracy
+from mmbench.report.second import PREDICTIONS, second_metric, second_notes, with_second_scores
 
+_VISIBLE = 0.0005  # half of the last decimal that tables of percent show
 METRIC_LABELS = {"accuracy": "Accuracy", "map": "Mean average precision"}
 
 
@@ -74,12 +77,20 @@ def load_board(folder: Path) -> Board:
             continue
         known = records.get(record.trial.id)
         if known is None or known.environment.date < record.environment.date:
-            records[record.trial.id] = record
+            records[record.trial.id] = _completed(record, path, problems)
     if not records:
         found = f"; unreadable: {'; '.join(problems)}" if problems else ""
         raise RecordError(f"no record in {folder}{found}; run a suite into it first: mmbench run SUITE")
     suites = Counter(record.trial.suite for record in records.values())
     return Board(folder, suites.most_common(1)[0][0], tuple(records.values()), tuple(problems))
+
+
+def _completed(record: TrialRecord, path: Path, problems: list[str]) -> TrialRecord:
+    try:
+        return with_second_scores(record, path.with_name(PREDICTIONS))
+    except RecordError as error:
+        problems.append(f"{name_of(record)}: {error}")
+        return record
 
 
 def case_values(record: TrialRecord, track: Track, metric: str) -> tuple[dict[str, CaseValue], Track] | None:
@@ -88,12 +99,14 @@ def case_values(record: TrialRecord, track: Track, metric: str) -> tuple[dict[st
     Several severities of a case are averaged.
     """
     for offered in FALLBACKS[track]:
-        scores = [s for s in record.scores if s.track == offered and s.metric == metric]
+        scores: dict[str, list[Score]] = {}
+        for score in record.scores:
+            if (score.track, score.metric) == (offered, metric):
+                scores.setdefault(score.case, []).append(score)
         if not scores:
             continue
         values: dict[str, CaseValue] = {}
-        for case in dict.fromkeys(score.case for score in scores):
-            found = [score for score in scores if score.case == case]
+        for case, found in scores.items():
             numbers = [score.value for score in found if score.value is not None]
             reason = next((score.reason or "no reason recorded" for score in found if score.value is None), None)
             values[case] = CaseValue(fmean(numbers), None) if reason is None else CaseValue(None, reason)
@@ -115,57 +128,107 @@ def _over_cases(values: Sequence[CaseValue], worst: bool = False) -> float | Non
     return min(known) if worst else fmean(known)
 
 
-def accuracy_table(board: Board, dataset: str, backbone: str, track: Track) -> Table:
-    """Methods x cases in percent, with the mean over cases (headline) and the worst case."""
+def accuracy_table(board: Board, dataset: str, backbone: str, track: Track, by: By = "case") -> Table:
+    """Methods x cases in percent, with the mean over cases (headline) and the worst case.
+
+    Where a suite has many cases, `by` says what a column stands for; mean and worst case stay those of the cases.
+    """
     selection = select(board.records, dataset, backbone)
-    columns = _accuracy_columns(selection)
-    rows = tuple(row for group in selection.rows() if (row := _accuracy_row(group, selection, track)) is not None)
+    blocks = _with_second(blocks_of(selection, by), selection, track)
+    columns = _accuracy_columns(blocks)
+    made = (_accuracy_row(group, selection, track, blocks) for group in selection.rows())
+    rows = tuple(row for row in made if row is not None)
     shown = {(row.name, row.regime) for row in rows}
     absent = [g[0].trial.title for g in selection.rows() if (g[0].trial.title, regime_word(g[0])) not in shown]
-    notes = how_made(selection.records)
+    notes = reading(selection, by) + how_made(selection.records)
     if absent:
         notes += (f"Not on this track, because they need to be told more: {', '.join(dict.fromkeys(absent))}.",)
+    if any(block.second for block in blocks):
+        notes += second_notes(selection)
     names = {dataset, *(r.data.name for r in selection.records if r.data is not None)}
     reported = reported_accuracy(names, columns, track)
     return Table(
         title=f"{METRIC_LABELS[selection.metric]} on {dataset}, {backbone}, {track} track",
         slug=slug(dataset, backbone, track),
         columns=columns,
-        rows=mark_best(sort_rows(rows, len(selection.cases)) + reported, columns),
+        rows=mark_best(sort_rows(rows, len(blocks)) + reported, columns),
         notes=notes + ((OTHER_PROTOCOL,) if reported else ()) + selection.problems,
     )
 
 
-def _accuracy_columns(selection: Selection) -> tuple[Column, ...]:
-    cases = tuple(Column(case, case, "%", 1, "higher") for case in selection.cases)
-    return (*cases, Column("mean", "mean", "%", 1, "higher", True), Column("worst", "worst case", "%", 1, "higher"))
+def _accuracy_columns(blocks: Sequence[Block]) -> tuple[Column, ...]:
+    first = tuple(Column(block.key, block.key, "%", 1, "higher") for block in blocks)
+    return (*first, Column("mean", "mean", "%", 1, "higher", True), Column("worst", "worst case", "%", 1, "higher"))
 
 
-def _accuracy_row(group: tuple[TrialRecord, ...], selection: Selection, track: Track) -> Row | None:
+def _with_second(blocks: Sequence[Block], selection: Selection, track: Track) -> tuple[Block, ...]:
+    """Beside each column its second score, where leaving out the samples of a scene changes a row as shown."""
+    found = [_scored(record, selection, track) for record in selection.records if record.status == "ok"]
+    scored = [entry for entry in found if entry is not None]
+    placed: list[Block] = []
+    for block in blocks:
+        second = replace(block, second=True)
+        pairs = ((block.mean(floats(e.values)), second.mean(floats(e.second))) for e in scored)
+        differs = any(a is not None and b is not None and abs(a - b) >= _VISIBLE for a, b in pairs)
+        placed += [block, second] if differs else [block]
+    return tuple(placed)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Scores of a trial by case, and the same with every second score in place of its first."""
+
+    values: Mapping[str, CaseValue]
+    second: Mapping[str, CaseValue]
+    track: Track
+
+    def of(self, block: Block) -> Mapping[str, CaseValue]:
+        return self.second if block.second else self.values
+
+
+def _scored(record: TrialRecord, selection: Selection, track: Track) -> _Scored | None:
+    """Every case of the selection, on the track or on one below it; None if the trial has no score there."""
+    found = case_values(record, track, selection.metric)
+    if found is None:
+        return None
+    values = {case: found[0].get(case, CaseValue(None, "not run")) for case in selection.cases}
+    second = case_values(record, found[1], second_metric(selection.metric))
+    return _Scored(values, {**values, **(second[0] if second else {})}, found[1])
+
+
+def _accuracy_row(
+    group: tuple[TrialRecord, ...], selection: Selection, track: Track, blocks: Sequence[Block]
+) -> Row | None:
     """One row, or None if the method finished but has no score this track may show."""
     finished = [record for record in group if record.status == "ok"]
-    width = len(selection.cases) + 2
     if not finished:
-        return failed_row(group, width)
-    scored = [found for record in finished if (found := case_values(record, track, selection.metric)) is not None]
+        return failed_row(group, len(blocks) + 2)
+    scored = [found for record in finished if (found := _scored(record, selection, track)) is not None]
     if not scored:
         return None
-    by_seed = [[values.get(case, CaseValue(None, "not run")) for case in selection.cases] for values, _ in scored]
-    cells = [_case_cell([values[i] for values in by_seed], case) for i, case in enumerate(selection.cases)]
-    cells += [cell_of((_over_cases(v, worst) for v in by_seed), 100) for worst in (False, True)]
-    idle = [all(not values[i].applies for values in by_seed) for i in range(len(selection.cases))] + [False, False]
+    cells = [_block_cell([entry.of(block) for entry in scored], block) for block in blocks]
+    cells += [cell_of((_over_cases(tuple(e.values.values()), worst) for e in scored), 100) for worst in (False, True)]
     wanted = seeds_wanted(group, selection.seeds)
-    complete = all(cell.n == wanted for cell, skipped in zip(cells, idle, strict=True) if not skipped)
+    skipped = [block.second or selection.idle.issuperset(block.cases) for block in blocks] + [False, False]
+    complete = all(cell.n == wanted for cell, skip in zip(cells, skipped, strict=True) if not skip)
     row = row_of(group, tuple(cells), selection.seeds)
-    used = {offered for _, offered in scored} - {track}
+    used = {entry.track for entry in scored} - {track}
     daggers = ((NO_CASE,) if "blind" in used else ()) + ((ONLY_AVAILABILITY,) if "avail" in used else ())
     return replace(row, notes=daggers + row.notes, complete=complete)
 
 
-def _case_cell(values: Sequence[CaseValue], case: str) -> Cell:
-    cell = cell_of((value.value for value in values), 100)
-    reasons = tuple(dict.fromkeys(f"{case}: {value.reason}" for value in values if value.reason is not None))
-    return replace(cell, word="n/a", notes=reasons)
+def _block_cell(by_seed: Sequence[Mapping[str, CaseValue]], block: Block) -> Cell:
+    cell = cell_of((block.mean(floats(values)) for values in by_seed), 100)
+    reasons = [reason for values in by_seed for case in block.cases if (reason := values[case].reason) is not None]
+    if len(block.cases) == 1:
+        return replace(cell, word="n/a", notes=tuple(f"{block.label}: {reason}" for reason in dict.fromkeys(reasons)))
+    total = len(by_seed) * len(block.cases)
+    counted = (f"{block.key}: {count} of {total} scores absent, {reason}" for reason, count in Counter(reasons).items())
+    return replace(cell, notes=tuple(counted))
+
+
+def floats(values: Mapping[str, CaseValue]) -> dict[str, float | None]:
+    return {case: value.value for case, value in values.items()}
 
 
 def seeds_wanted(group: Sequence[TrialRecord], seeds: Sequence[int]) -> int:

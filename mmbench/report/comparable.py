@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from mmbench.cards import Track
+from mmbench.cards import NOT_APPLICABLE, Track
 from mmbench.records import TrialRecord
 
 Key = Callable[[TrialRecord], str | None]
@@ -38,6 +39,12 @@ class Selection:
     def cases(self) -> tuple[str, ...]:
         """Cases in the suite's order."""
         return tuple(dict.fromkeys(case for record in self.records for case in record.trial.cases))
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """Cases that mean nothing on this data, whatever the method: left out of every mean."""
+        scores = (score for record in self.records for score in record.scores)
+        return frozenset(score.case for score in scores if (score.reason or "").startswith(NOT_APPLICABLE))
 
     @property
     def metric(self) -> str:
@@ -123,17 +130,21 @@ def _difference(mine: str, theirs: str) -> str:
 
 def _same_evaluation_sets(records: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:
     """Within one seed every record must have been scored on the same corrupted samples."""
-    keys = sorted({(r.trial.seed, s.case, s.severity) for r in records for s in r.scores if s.digest is not None})
-    for seed, case, severity in keys:
+    digests = {r.trial.id: _digests(r) for r in records}
+    for seed, case, severity in sorted({key for found in digests.values() for key in found}):
         label = f"evaluation set of {case}" + (f" at severity {severity}" if severity else "")
 
         def digest(record: TrialRecord, key: tuple[int, str, int] = (seed, case, severity)) -> str | None:
-            found = (s.digest for s in record.scores if (record.trial.seed, s.case, s.severity) == key and s.digest)
-            first = next(found, None)
-            return None if first is None else _json(first)
+            return digests[record.trial.id].get(key)
 
         records = _narrow(records, label, digest, problems)
     return records
+
+
+def _digests(record: TrialRecord) -> dict[tuple[int, str, int], str]:
+    """(seed, case, severity) -> digest of the evaluation set, as JSON."""
+    scores = (score for score in reversed(record.scores) if score.digest)
+    return {(record.trial.seed, score.case, score.severity): _json(score.digest) for score in scores}
 
 
 def _content(record: TrialRecord) -> str:

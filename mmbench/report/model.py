@@ -70,6 +70,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    setting: str = "regime"
+    """What stands beside a row's name."""
 
     @property
     def headline(self) -> int | None:

@@ -9,6 +9,7 @@ from statistics import fmean
 from mmbench.cards import NOT_APPLICABLE, Track
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, row_of, slug, sort_rows
+from mmbench.report.blocks import Block, By, blocks_of, reading
 from mmbench.report.comparable import FALLBACKS, Selection, select
 from mmbench.report.model import NOT_MEASURED, Cell, Column, Row, Table, cell_of, mark_best
 from mmbench.report.notes import how_made
@@ -52,8 +53,8 @@ class Streams:
         known = [value for value in values if value is not None]
         return fmean(known) if known and len(known) == len(values) else None
 
-    def worst(self, stream: str) -> float | None:
-        values = [self.value(case, stream, "before") for case in self.cases()]
+    def worst(self, stream: str, update: str = "before") -> float | None:
+        values = [self.value(case, stream, update) for case in self.cases()]
         known = [value for value in values if value is not None]
         return min(known) if known and len(known) == len(values) else None
 
@@ -82,14 +83,17 @@ def streams_of(selection: Selection) -> tuple[str, ...]:
     return tuple(dict.fromkeys(s.stream for r in selection.records for s in r.scores if s.stream))
 
 
-def online_tables(board: Board, dataset: str, backbone: str) -> tuple[Table, ...]:
-    """All streams in one table, and the cases of the first stream in another, for each track that has trials."""
+def online_tables(board: Board, dataset: str, backbone: str, by: By = "case") -> tuple[Table, ...]:
+    """All streams in one table, and the cases of the first stream in another, for each track that has trials.
+
+    `by` says what a column of the second stands for where there are many cases.
+    """
     selection = select(board.records, dataset, backbone, online=True)
     found: list[Table] = []
     for track in reversed(tuple(FALLBACKS)):
         part = replace(selection, records=tuple(r for r in selection.records if track_of(r) in (track, None)))
         if streams := streams_of(part):
-            found += [_settings_table(part, streams, track), _cases_table(part, streams[0], track)]
+            found += [_settings_table(part, streams, track), _cases_table(part, streams[0], track, by)]
     return tuple(found)
 
 
@@ -143,9 +147,10 @@ def _cost_cells(records: Sequence[TrialRecord]) -> tuple[Cell, ...]:
     )
 
 
-def _cases_table(selection: Selection, stream: str, track: Track) -> Table:
+def _cases_table(selection: Selection, stream: str, track: Track, by: By) -> Table:
+    blocks = blocks_of(selection, by)
     columns = (
-        *(Column(case, case, "%", 1, "higher") for case in selection.cases),
+        *(Column(block.key, block.key, "%", 1, "higher") for block in blocks),
         Column("mean", "mean", "%", 1, "higher", headline=True),
         Column("worst", "worst case", "%", 1, "higher"),
     )
@@ -154,16 +159,24 @@ def _cases_table(selection: Selection, stream: str, track: Track) -> Table:
         finished = [Streams(r, selection.metric) for r in group if r.status == "ok"]
         if not finished:
             return failed_row(group, len(columns))
-        cells = [cell_of((s.value(case, stream, "before") for s in finished), 100) for case in selection.cases]
-        cells += [cell_of((s.mean(stream, "before") for s in finished), 100)]
-        cells += [cell_of((s.worst(stream) for s in finished), 100)]
-        return row_of(group, tuple(cells), selection.seeds)
+        return row_of(group, _stream_cells(finished, blocks, stream, "before"), selection.seeds)
 
-    rows = tuple(row(group) for group in selection.rows()) + _unadapted(selection)
-    return _table(selection, (stream, track), columns, rows, len(selection.cases))
+    rows = tuple(row(group) for group in selection.rows()) + _unadapted(selection, blocks)
+    table = _table(selection, (stream, track), columns, rows, len(blocks))
+    return replace(table, notes=reading(selection, by) + table.notes)
 
 
-def _unadapted(selection: Selection) -> tuple[Row, ...]:
+def _stream_cells(found: Sequence[Streams], blocks: Sequence[Block], stream: str, update: str) -> tuple[Cell, ...]:
+    """Every column of a table of cases, the mean and the worst case."""
+    values = [{case: s.value(case, stream, update) for case in s.record.trial.cases} for s in found]
+    return (
+        *(cell_of((block.mean(entry) for entry in values), 100) for block in blocks),
+        cell_of((s.mean(stream, update) for s in found), 100),
+        cell_of((s.worst(stream, update) for s in found), 100),
+    )
+
+
+def _unadapted(selection: Selection, blocks: Sequence[Block]) -> tuple[Row, ...]:
     """The trained states without an adapter, one row each, from the records of the adapters over them."""
     bases: dict[tuple[str, str], dict[int, Streams]] = {}
     for record in selection.records:
@@ -171,15 +184,14 @@ def _unadapted(selection: Selection) -> tuple[Row, ...]:
             title = "+".join((record.trial.method, *record.trial.strategies))
             known = bases.setdefault((title, record.trial.regime), {})
             known.setdefault(record.trial.seed, Streams(record, selection.metric))
-    rows = []
-    for (title, regime), by_seed in bases.items():
-        found = list(by_seed.values())
-        cells = [cell_of((s.value(case, "", "none") for s in found), 100) for case in selection.cases]
-        cells.append(cell_of((s.mean("", "none") for s in found), 100))
-        means = [[s.value(case, "", "none") for case in selection.cases] for s in found]
-        cells.append(cell_of((min((v for v in values if v is not None), default=None) for values in means), 100))
-        rows.append(Row(f"{title} (unadapted)", NOT_MEASURED if regime == "none" else regime, tuple(cells)))
-    return tuple(rows)
+    return tuple(
+        Row(
+            f"{title} (unadapted)",
+            NOT_MEASURED if regime == "none" else regime,
+            _stream_cells(tuple(by_seed.values()), blocks, "", "none"),
+        )
+        for (title, regime), by_seed in bases.items()
+    )
 
 
 def _table(

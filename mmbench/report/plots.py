@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import seaborn as sns
 
+from mmbench.cards import Track
 from mmbench.report.aggregate import Board, accuracy_table, slug
 from mmbench.report.comparable import select
 from mmbench.report.conditions import Condition, conditions_of
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_MOST_COLUMNS = 42
+_MOST_WIDE = 14  # columns that have room for a label of several words
+_MOST_ROWS = 60  # a taller picture is read by nobody; the tables have every row
 _BARS = ("trainable_parameters", "training_state", "epoch_seconds")
 _BAR_TITLES = {"trainable_parameters": "trainable parameters (M)", "training_state": "training state (MiB)"}
 
@@ -49,15 +53,16 @@ def write_plots(board: Board, out: Path) -> tuple[Path, ...]:
             selection = select(board.records, dataset, backbone)
             for track in selection.tracks if selection.records else ():
                 table = accuracy_table(board, dataset, backbone, track)
-                written += _saved(case_heat_map(table), out / f"{table.slug}_cases")
-                written += _curves(table, conditions_of(selection), out)
+                written += _saved(_score_map(board, dataset, backbone, track), out / f"{table.slug}_cases")
+                shown = [c for c in conditions_of(selection) if c.case not in selection.idle]
+                written += _curves(table, shown, out)
             for table in efficiency_tables(board, dataset, backbone):
                 memory = accuracy_against(table, "training_state", "training state (MiB)")
                 written += _saved(memory, out / f"{table.slug}_accuracy-memory")
                 time = accuracy_against(table, "epoch_seconds", "training time of one epoch (s)")
                 written += _saved(time, out / f"{table.slug}_accuracy-time")
                 written += _saved(cost_bars(table), out / f"{table.slug}_bars")
-            for table in online_tables(board, dataset, backbone)[1:]:
+            for table in online_tables(board, dataset, backbone, "family")[1::2]:
                 written += _saved(case_heat_map(table), out / f"{table.slug}_cases")
     return tuple(written)
 
@@ -75,36 +80,55 @@ def _saved(figure: Figure | None, stem: Path) -> tuple[Path, ...]:
     return () if figure is None else save(figure, stem)
 
 
+def _score_map(board: Board, dataset: str, backbone: str, track: Track) -> Figure | None:
+    """By case; of many cases by corruption, or by family where even these are many."""
+    table = accuracy_table(board, dataset, backbone, track, "corruption")
+    if len(table.columns) > _MOST_COLUMNS:
+        table = accuracy_table(board, dataset, backbone, track, "family")
+    return case_heat_map(table)
+
+
 def case_heat_map(table: Table) -> Figure | None:
     """Methods x cases in percent; a cell without a number says why. None if no row has a number."""
-    rows = [row for row in table.rows if not row.reported]
+    measured = [row for row in table.rows if not row.reported]
+    rows = measured[:_MOST_ROWS]
     values = pd.DataFrame([[cell.mean for cell in row.cells] for row in rows], dtype="float64")  # (rows, columns)
     if values.isna().all(axis=None):
         return None
-    figure = new_figure(3.2 + 0.95 * len(table.columns), 1.6 + 0.36 * len(rows))
+    narrow = len(table.columns) > _MOST_WIDE
+    figure = new_figure(
+        3.2 + (0.5 if narrow else 0.95) * len(table.columns), (2.6 if narrow else 1.6) + 0.36 * len(rows)
+    )
     axes = figure.subplots()
     sns.heatmap(
         values,
         ax=axes,
         cmap="cividis",
-        linewidths=1.2,
+        linewidths=0.8 if narrow else 1.2,
         linecolor="white",
-        cbar_kws={"label": "%", "shrink": 0.8},
-        xticklabels=["\n".join(textwrap.wrap(label(column.label), 11)) for column in table.columns],
+        cbar_kws={"label": "%", "shrink": 0.8, "pad": 0.02},
+        xticklabels=_column_labels(table, narrow),
         yticklabels=[row_label(row) for row in rows],
     )
-    _write_cells(axes, rows, table.columns)
+    _write_cells(axes, rows, table.columns, 7.5 if narrow else 9)
     # The mean and the worst case are summaries, not cases: a gap sets them apart.
     axes.axvline(len(table.columns) - 2, color="white", linewidth=6)
     axes.set_facecolor("#e4e4e4")
     axes.grid(visible=False)
-    axes.tick_params(axis="x", rotation=0 if len(table.columns) <= 14 else 40, labelsize=9, length=0)
+    axes.tick_params(axis="x", rotation=90 if narrow else 0, labelsize=9, length=0)
     axes.tick_params(axis="y", rotation=0, labelsize=9, length=0)
-    axes.set_title(label(table.title, 90), fontsize=10)
+    best = f" (the first {len(rows)} of {len(measured)} rows)" if len(rows) < len(measured) else ""
+    axes.set_title(label(table.title, 90) + best, fontsize=10)
     return figure
 
 
-def _write_cells(axes: Axes, rows: list[Row], columns: tuple[Column, ...]) -> None:
+def _column_labels(table: Table, narrow: bool) -> list[str]:
+    if narrow:
+        return [label(column.label, 30) for column in table.columns]
+    return ["\n".join(textwrap.wrap(label(column.label), 11)) for column in table.columns]
+
+
+def _write_cells(axes: Axes, rows: list[Row], columns: tuple[Column, ...], points: float) -> None:
     """The mean of each cell in black or white, whichever reads better on its colour, or why there is none."""
     mesh = axes.collections[0]
     low, high = mesh.get_clim()
@@ -116,7 +140,7 @@ def _write_cells(axes: Axes, rows: list[Row], columns: tuple[Column, ...]) -> No
             red, green, blue, _ = mesh.get_cmap()((cell.mean - low) / (high - low) if high > low else 0.5)
             bright = relative_luminance(float(red), float(green), float(blue)) > 0.18
             text, colour = cell_text(replace(cell, std=None), column), "black" if bright else "white"
-        size = 9 if cell.mean is not None else 7.5
+        size = points if cell.mean is not None else points - 1.5
         axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size, color=colour, linespacing=1.0)
 
 

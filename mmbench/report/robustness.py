@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
@@ -14,11 +14,13 @@ from mmbench.report.aggregate import (
     Board,
     case_values,
     failed_row,
+    floats,
     row_of,
     seeds_wanted,
     slug,
     sort_rows,
 )
+from mmbench.report.blocks import Values, over_corruptions
 from mmbench.report.comparable import Selection, select
 from mmbench.report.conditions import Condition, Group, clean_case, conditions_of, corruptions_of, families_of
 from mmbench.report.model import NO_CASE, ONLY_AVAILABILITY, Cell, Column, Row, Table, cell_of, mark_best
@@ -26,10 +28,9 @@ from mmbench.report.notes import how_made
 
 ROBUSTNESS = "robustness"
 """Last part of the tables' file names, and of the curves' beside them."""
+_MOST_LISTED = 12  # corruptions of a family that a note names one by one
 REFERENCE = "source"
 """The method whose errors mCE divides by: the frozen backbone as it was pre-trained, not trained any further."""
-
-Values = Mapping[str, float | None]  # case -> score in 0..1
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,6 @@ def _ratio(value: float | None, base: float | None) -> float | None:
     return None if value is None or base is None or base <= 0 else value / base
 
 
-def over_corruptions(values: Values, groups: Sequence[Group]) -> float | None:
-    """Mean over severities (or rates) first, then over corruptions; None unless every case has a value."""
-    known = [[value for case in group.cases if (value := values.get(case)) is not None] for group in groups]
-    if not groups or any(len(k) < len(g.cases) for k, g in zip(known, groups, strict=True)):
-        return None
-    return fmean(fmean(found) for found in known)
-
-
 def area_over_rate(values: Values, group: Group, clean: float | None) -> float | None:
     """Area under the score over the missing rate by trapezia, divided by the range: a mean score in 0..1.
 
@@ -126,7 +119,7 @@ def robustness_tables(board: Board, dataset: str, backbone: str) -> tuple[Table,
     return tuple(
         _track_table(selection, track)
         for track in (selection.tracks if selection.records else ())
-        if corruptions_of(conditions_of(selection))
+        if any(not c.clean and c.case not in selection.idle for c in conditions_of(selection))
     )
 
 
@@ -140,13 +133,13 @@ def _track_table(selection: Selection, track: Track) -> Table:
         slug=slug(*place, track, ROBUSTNESS),
         columns=columns,
         rows=mark_best(sort_rows(rows, 1), columns),
-        notes=(*_reading(protocol), *how_made(selection.records), *selection.problems),
+        notes=(*_reading(protocol), *_left_out(selection), *how_made(selection.records), *selection.problems),
     )
 
 
 def protocol_of(selection: Selection, track: Track) -> Protocol:
-    """The cases of the selection by corruption and family, and the scores of its source row."""
-    conditions = conditions_of(selection)
+    """The cases that apply to the data by corruption and family, and the scores of the source row."""
+    conditions = [condition for condition in conditions_of(selection) if condition.case not in selection.idle]
     groups = corruptions_of(conditions)
     return Protocol(clean_case(conditions), groups, families_of(groups), _source(selection, track, conditions))
 
@@ -165,7 +158,7 @@ def _source(selection: Selection, track: Track, conditions: Sequence[Condition])
 def values_of(record: TrialRecord, track: Track, metric: str) -> Values | None:
     """Scores by case of a finished trial on a track, or on the one below it that it has."""
     found = case_values(record, track, metric) if record.status == "ok" else None
-    return None if found is None else {case: value.value for case, value in found[0].items()}
+    return None if found is None else floats(found[0])
 
 
 def _row(group: tuple[TrialRecord, ...], selection: Selection, track: Track, protocol: Protocol) -> Row | None:
@@ -203,5 +196,14 @@ def _reading(protocol: Protocol) -> tuple[str, ...]:
         )
     if protocol.swept:
         notes.append("Area: under the score over the missing rate, as a mean score; the clean score stands at rate 0.")
-    families = "; ".join(f"{name}: {', '.join(g.label for g in found)}" for name, found in protocol.families.items())
+    families = "; ".join(f"{name}: {_listed(found)}" for name, found in protocol.families.items())
     return (*notes, f"Corruptions by family: {families}.")
+
+
+def _listed(groups: Sequence[Group]) -> str:
+    return ", ".join(g.label for g in groups) if len(groups) <= _MOST_LISTED else f"{len(groups)} corruptions"
+
+
+def _left_out(selection: Selection) -> tuple[str, ...]:
+    idle = [case for case in selection.cases if case in selection.idle]
+    return (f"Not applicable to this data and left out: {', '.join(idle)}.",) if idle else ()

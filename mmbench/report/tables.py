@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from mmbench.errors import UnknownNameError
 from mmbench.files import write_atomic
 from mmbench.report.aggregate import Board, accuracy_table
+from mmbench.report.blocks import By
 from mmbench.report.comparable import select
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.html import as_html
@@ -25,20 +26,24 @@ Format = Literal["txt", "md", "csv", "tex", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def group_tables(board: Board, dataset: str, backbone: str) -> tuple[Table, ...]:
-    """The tables of one data set and backbone: accuracy, robustness, cost, online adapters."""
+def group_tables(board: Board, dataset: str, backbone: str, by: By = "family") -> tuple[Table, ...]:
+    """The tables of one data set and backbone: accuracy, robustness, cost, online adapters.
+
+    `by` says what a column stands for where a suite has many cases.
+    """
     tables: list[Table] = []
     selection = select(board.records, dataset, backbone)
     if selection.records:
-        tables += [accuracy_table(board, dataset, backbone, track) for track in selection.tracks]
+        tables += [accuracy_table(board, dataset, backbone, track, by) for track in selection.tracks]
         tables += robustness_tables(board, dataset, backbone)
         tables += efficiency_tables(board, dataset, backbone)
-    return (*tables, *online_tables(board, dataset, backbone))
+    return (*tables, *online_tables(board, dataset, backbone, by))
 
 
-def all_tables(board: Board) -> tuple[Table, ...]:
-    """Those of every data set and backbone; at the end what the papers report."""
-    groups = [table for dataset, backbone in board.groups for table in group_tables(board, dataset, backbone)]
+def all_tables(board: Board, fmt: str = "txt") -> tuple[Table, ...]:
+    """Those of every data set and backbone; at the end what the papers report. CSV has a column for every case."""
+    by: By = "case" if fmt == "csv" else "family"
+    groups = [table for dataset, backbone in board.groups for table in group_tables(board, dataset, backbone, by)]
     return (*groups, *reported_tables())
 
 
@@ -86,10 +91,11 @@ def as_csv(table: Table) -> str:
 def write_tables(board: Board, out: Path, formats: Iterable[str] = FORMATS) -> tuple[Path, ...]:
     """One file a table and format, and one page with all tables for HTML; returns what was written."""
     wanted = [check_format(fmt) for fmt in formats]
-    tables = all_tables(board)
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
+    pages = all_tables(board)
     for fmt in wanted:
+        tables = all_tables(board, fmt) if fmt == "csv" else pages
         if fmt == "html":
             contents = {out / "tables.html": as_html(board.name, tables)}
         else:

@@ -102,7 +102,7 @@ def _cell(cell: Cell, column: Column, marks: dict[str, str]) -> str:
 def _block(table: Table, block: range, names: _Names, marks: dict[str, str]) -> RichTable:
     grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     grid.add_column(Text("method"), width=names.name)
-    grid.add_column(Text("regime"), width=names.regime)
+    grid.add_column(Text(table.setting), width=names.regime)
     for i in block:
         column = table.columns[i]
         style = "bold" if column.headline else ""
@@ -131,7 +131,7 @@ def escape_markdown(text: str) -> str:
 def as_markdown(table: Table) -> str:
     """A pipe table, best values in bold, reported rows in italics, notes below."""
     marks = table.marks()
-    header = ["Method", "Regime", *(escape_markdown(column.title) for column in table.columns)]
+    header = ["Method", table.setting.capitalize(), *(escape_markdown(column.title) for column in table.columns)]
     aligned = [":--", ":--", *["--:"] * len(table.columns)]
     lines = [f"### {escape_markdown(table.title)}", "", _pipes(header), _pipes(aligned)]
     for row in table.rows:
