@@ -40,6 +40,9 @@ class PromptHooks(LayerPrompts):
     def tokens(self, modality: str, x: Tensor, batch: Any) -> tuple[Tensor, int]:
         return (x, 0) if self._position == "attention" else super().tokens(modality, x, batch)
 
+    def spares_encoders(self) -> bool:
+        return self._position == "attention"
+
     def fuse(self, net: CAVMAEFT, audio: Tensor, vision: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         if self._position == "input":
             return net.fusion(audio, vision)

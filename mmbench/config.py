@@ -97,6 +97,9 @@ class Budget(Config):
     micro_batch: int | None = Field(default=None, gt=0)
     """Samples in memory at once; the effective batch unless given. Halved while the memory cap binds."""
     eval_batch: int = Field(default=64, gt=0)
+    views: int | None = Field(default=None, gt=0)
+    """Corrupted views of each training sample, used in turn from epoch to epoch; a fresh one every epoch unless given.
+    With a fixed number, methods behind frozen encoders read what these make of a view from disk after its first use."""
     memory_cap_gib: float | None = Field(default=None, gt=0)
     """Cap on device memory; enforced on CUDA, counted as training state elsewhere."""
     tuning_trials: int = Field(default=3, ge=1)

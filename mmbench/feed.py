@@ -43,6 +43,8 @@ class TrainFeed:
     seed: int
     cases: tuple[Case, ...]
     """Each sample draws one of them in each epoch."""
+    views: int | None = None
+    """How many corrupted views of a sample there are, used in turn; None: as many as epochs."""
     _plans: dict[tuple[str, int], MissingPlan] = field(default_factory=dict, compare=False, repr=False)
 
     def order(self, samples: int, batch_size: int) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -58,35 +60,40 @@ class TrainFeed:
 
     def load(self, epoch: int, ids: Sequence[str]) -> Batch:
         """The samples under their cases, in the given order, with nothing blanked."""
-        key = self._key(epoch)
-        chosen = [self._case_of(id, epoch) for id in ids]
+        view = self.view_of(epoch)
+        key = self._key(view)
+        chosen = [self._case_of(id, view) for id in ids]
         parts, places = [], []
         for case in self.cases:
             mine = [i for i, c in enumerate(chosen) if c is case]
             if mine:
                 raw = self.data.store.batch([ids[i] for i in mine])
-                parts.append(apply_case(raw, case, key, self._plan(case, epoch)))
+                parts.append(apply_case(raw, case, key, self._plan(case, view)))
                 places += mine
         return join(parts).select(np.argsort(places).tolist())
 
-    def _case_of(self, id: str, epoch: int) -> Case:
+    def view_of(self, epoch: int) -> int:
+        """The view of every sample that an epoch shows."""
+        return epoch if self.views is None else epoch % self.views
+
+    def _case_of(self, id: str, view: int) -> Case:
         if len(self.cases) == 1:
             return self.cases[0]
-        return self.cases[int(integers(self._stream(epoch, "case", id), 1, len(self.cases))[0])]
+        return self.cases[int(integers(self._stream(view, "case", id), 1, len(self.cases))[0])]
 
-    def _plan(self, case: Case, epoch: int) -> MissingPlan | None:
+    def _plan(self, case: Case, view: int) -> MissingPlan | None:
         if case.missing is None:
             return None
-        where = (case.name, epoch)
+        where = (case.name, view)
         if where not in self._plans:
-            self._plans[where] = missing_plan(case, self.data.splits.train, self._key(epoch))
+            self._plans[where] = missing_plan(case, self.data.splits.train, self._key(view))
         return self._plans[where]
 
-    def _key(self, epoch: int) -> StreamKey:
-        return StreamKey(self.data.name, "train", self.seed, TRAINING, epoch)
+    def _key(self, view: int) -> StreamKey:
+        return StreamKey(self.data.name, "train", self.seed, TRAINING, view)
 
-    def _stream(self, epoch: int, name: str, id: str) -> np.random.Philox:
-        return stream(self._key(epoch), id, "feed", 0, name)
+    def _stream(self, view: int, name: str, id: str) -> np.random.Philox:
+        return stream(self._key(view), id, "feed", 0, name)
 
 
 @dataclass(frozen=True)

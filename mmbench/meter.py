@@ -117,7 +117,7 @@ class SavedActivations:
     """
 
     def __init__(self, exclude: Sequence[Tensor]) -> None:
-        self._excluded = {_storage_id(tensor) for tensor in exclude}
+        self._excluded = {storage_id(tensor) for tensor in exclude}
         self._kept: dict[int, Tensor] = {}  # holding the tensor keeps its storage's address from being reused
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed)
 
@@ -135,13 +135,13 @@ class SavedActivations:
         return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
 
     def _pack(self, tensor: Tensor) -> Tensor:
-        key = _storage_id(tensor)
+        key = storage_id(tensor)
         if key not in self._excluded:
             self._kept.setdefault(key, tensor)
         return tensor
 
 
-def _storage_id(tensor: Tensor) -> int:
+def storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -202,7 +202,7 @@ def probe_step(
 
 
 def _distinct_bytes(tensors: Sequence[Tensor]) -> int:
-    return sum({_storage_id(t): t.untyped_storage().nbytes() for t in tensors}.values())
+    return sum({storage_id(t): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -217,6 +217,8 @@ class StepTimes:
 
     seconds: list[float] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
+    build_seconds: float = 0.0
+    """Spent on what all steps read, such as the outputs of frozen encoders."""
 
     def add(self, seconds: float, samples: int) -> None:
         self.seconds.append(seconds)
@@ -227,9 +229,11 @@ class StepTimes:
         return self.seconds[skip:], self.samples[skip:]
 
     def epoch_seconds(self, train_samples: int) -> float | None:
-        """Training-step time of one pass over `train_samples`."""
+        """Training-step time of one pass over `train_samples`, with its share of what was built for all steps."""
         seconds, samples = self._steady()
-        return sum(seconds) / sum(samples) * train_samples if samples else None
+        if not samples:
+            return None
+        return (sum(seconds) / sum(samples) + self.build_seconds / sum(self.samples)) * train_samples
 
     def median(self) -> float | None:
         seconds, _ = self._steady()

@@ -19,6 +19,7 @@ from mmbench.errors import ConfigError, DivergedError, DoesNotFitError, RefusedE
 from mmbench.feed import TrainFeed, TrialData, seed_from
 from mmbench.meter import StepTimes, optimizer_bytes
 from mmbench.method import Method, Phase, State
+from mmbench.prefix import PrefixFeed, batches_of
 from mmbench.router import KEY, Router, router_samples, train_router
 from mmbench.strategy import Regimen, Strategy
 
@@ -89,9 +90,12 @@ def fit(method: Method, data: TrialData, job: Job, bench: Bench) -> Fitted:
     for (name, cases), samples in zip(groups, shares(seen, [1.0] * len(groups)), strict=True):
         if start is not None:
             method.load(start)
-        feed = TrainFeed(data, job.seed, cases)
-        for phase, count in zip(method.phases(), shares(samples, [p.share for p in method.phases()]), strict=True):
-            _run_phase(regimen, feed, phase, count, replace(job, name=f"{job.name}/{name or 'all'}"), bench, ledger)
+        feed = TrainFeed(data, job.seed, cases, bench.budget.views)
+        counts = shares(samples, [p.share for p in method.phases()])
+        with batches_of(regimen, feed, bench, ledger.times) as batches:
+            for phase, count in zip(method.phases(), counts, strict=True):
+                named = replace(job, name=f"{job.name}/{name or 'all'}")
+                _run_phase(regimen, batches, phase, count, named, bench, ledger)
         method.finish()
         states[name] = method.state()
     return Fitted(states, ledger, job.blind, router)
@@ -115,7 +119,7 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def _run_phase(
-    regimen: Regimen, feed: TrainFeed, phase: Phase, samples: int, job: Job, bench: Bench, ledger: Ledger
+    regimen: Regimen, feed: TrainFeed | PrefixFeed, phase: Phase, samples: int, job: Job, bench: Bench, ledger: Ledger
 ) -> None:
     method = regimen.method
     method.begin(phase)

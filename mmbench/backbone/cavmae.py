@@ -128,7 +128,12 @@ class CAVMAEFT(Encoder):
     def encode(
         self, audio: Tensor | None, image: Tensor | None, hooks: Hooks = PLAIN, batch: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """Both streams after their encoders in lock step, prefixes dropped: (B, Na, D) and (B, Nv, D)."""
+        """Both streams after their encoders in lock step, prefixes dropped: (B, Na, D) and (B, Nv, D).
+
+        A batch that carries these already, because nothing before them trains, is not encoded again.
+        """
+        if batch is not None and batch.encoded is not None:
+            return cast("tuple[Tensor, Tensor]", batch.encoded)
         a, prefix_a = self._start("a", audio, hooks, batch)
         v, prefix_v = self._start("v", image, hooks, batch)
         for index in range(self.config.depth):

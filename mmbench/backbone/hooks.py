@@ -42,6 +42,11 @@ class Hooks:
         """Normed tokens (B, N, D) to one vector (B, D)."""
         return x.mean(dim=1)
 
+    def spares_encoders(self) -> bool:
+        """Whether all that it overrides acts behind the encoders, whose outputs may then be kept between epochs."""
+        reached = ("tokens", "block", "attn_kv")
+        return all(getattr(getattr(self, name), "__func__", None) is getattr(Hooks, name) for name in reached)
+
     def edits_attention(self) -> bool:
         """Whether `attn_kv` is overridden; False saves the call in every attention."""
         return getattr(self.attn_kv, "__func__", None) is not Hooks.attn_kv

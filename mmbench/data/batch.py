@@ -49,6 +49,7 @@ class Batch:
     case: tuple[str, ...] | None = None  # None when the track forbids it
     available: Tensor | None = None  # (B, 2) bool [audio, vision]; None when the track forbids it
     affected: Tensor | None = None  # (B, 2) bool [audio, vision] corrupted or absent; told together with the case
+    encoded: tuple[Tensor, Tensor] | None = None  # (B, Na, D), (B, Nv, D) kept from frozen encoders, see mmbench.prefix
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,6 +63,7 @@ class Batch:
             label=None if self.label is None else self.label.to(device),
             available=None if self.available is None else self.available.to(device),
             affected=None if self.affected is None else self.affected.to(device),
+            encoded=None if self.encoded is None else (self.encoded[0].to(device), self.encoded[1].to(device)),
         )
 
     def select(self, index: Tensor | Sequence[int]) -> Batch:
@@ -77,4 +79,5 @@ class Batch:
             case=None if self.case is None else tuple(self.case[row] for row in picked),
             available=None if self.available is None else self.available[at],
             affected=None if self.affected is None else self.affected[at],
+            encoded=None if self.encoded is None else (self.encoded[0][at], self.encoded[1][at]),
         )
