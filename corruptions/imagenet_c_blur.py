@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import torch
@@ -112,35 +111,28 @@ def shuffle(x: Tensor, offsets: Tensor, reach: int) -> Tensor:
     """x (B, C, H, W) with pixels copied from neighbours; offsets (B, passes, H - 2 reach, W - 2 reach).
 
     The definition runs from the last cell to the first, each taking the pixel at its offset as it is by then; cell
-    (i, j) stands at pixel (i + reach + 1, j + reach + 1), an offset is (dy + reach) * 2 reach + (dx + reach). A source
-    that comes later in reading order has been written already, so what it took is looked up: chains of such sources
-    halve in length with each round, and the result is that of the sequence.
+    (i, j) stands at pixel (i + reach + 1, j + reach + 1), an offset is (dy + reach) * 2 reach + (dx + reach).
     """
     height, width = x.shape[2:]
-    rows = torch.arange(reach + 1, height - reach + 1, device=x.device)[:, None]
-    columns = torch.arange(reach + 1, width - reach + 1, device=x.device)
-    cells = (rows * width + columns).flatten()  # (M,), in reading order
-    moves = (offsets // (2 * reach) - reach) * width + offsets % (2 * reach) - reach
-    sources = torch.arange(height * width, device=x.device).repeat(len(x), 1)  # (B, H * W)
+    codes = torch.arange((2 * reach) ** 2, device=x.device)
+    moves = ((codes // (2 * reach) - reach) * width + codes % (2 * reach) - reach)[offsets]
+    still = torch.arange(height * width, device=x.device).expand(len(x), -1)  # (B, H * W)
+    rows, columns = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
+    sources = still
     for number in range(offsets.shape[1]):
-        taken = torch.arange(height * width, device=x.device).repeat(len(x), 1)
-        taken[:, cells] = cells + moves[:, number].flatten(1)
-        sources = sources.gather(1, _resolved(taken, cells))
+        taken = still.clone()
+        taken.view(-1, height, width)[:, rows, columns] += moves[:, number]
+        sources = sources.gather(1, _resolved(taken, still))
     return x.flatten(2).gather(2, sources[:, None].expand(-1, x.shape[1], -1)).reshape(x.shape)
 
 
-def _resolved(taken: Tensor, cells: Tensor) -> Tensor:
-    """taken (B, H * W): where each pixel's value stood before the pass."""
-    written = torch.zeros(taken.shape[1], dtype=torch.bool, device=taken.device)
-    written[cells] = True
-    pixels = math.prod(taken.shape[1:])
-    live = (taken > torch.arange(pixels, device=taken.device)) & written[taken]
-    start = torch.arange(len(taken), device=taken.device)[:, None] * pixels
-    chain, live = (taken + start).flatten(), live.flatten()
-    open_ends = live.nonzero()[:, 0]
-    while len(open_ends):
-        source = chain[open_ends]
-        further, goes_on = chain[source], live[source]
-        chain[open_ends], live[open_ends] = further, goes_on
-        open_ends = open_ends[goes_on]
-    return chain.reshape(taken.shape) - start
+def _resolved(taken: Tensor, still: Tensor) -> Tensor:
+    """taken (B, H * W), where each pixel finds its value during a pass -> where that value stood before the pass.
+
+    What a pixel finds later in reading order was written by then, so the last of such finds is looked up; their chains
+    halve in length with each round.
+    """
+    last = torch.maximum(taken, still)
+    while not torch.equal(last, further := last.gather(1, last)):
+        last = further
+    return taken.gather(1, last)

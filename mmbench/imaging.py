@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.corruption import CorruptionFunction
+from mmbench.parallel import side_by_side
 from mmbench.rng import Draws
 
 GUARD = 1e-6  # of a level: far above the error of float64 sums, far below anything visible
@@ -26,15 +27,18 @@ def to_bytes(levels: Tensor) -> Tensor:
 
 
 def one_at_a_time(function: CorruptionFunction) -> CorruptionFunction:
-    """On a CPU, apply a function of batches to one image after the other, which then stays in the cache."""
+    """On a CPU, apply a function of batches to single images, each on one core and in its cache."""
 
     @wraps(function)
     def apply(x: Tensor, draws: Draws, severity: int) -> Tensor:
         if x.device.type != "cpu":
             return function(x, draws, severity)
         out = torch.empty_like(x)
-        for row in range(len(x)):
+
+        def one(row: int) -> None:
             out[row] = function(x[row : row + 1], draws.select([row]), severity)[0]
+
+        side_by_side(one, range(len(x)))
         return out
 
     return apply
@@ -55,8 +59,9 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
         size = x.shape[dim]
         padded = functional.pad(x, sides, mode="replicate")
         x = padded.narrow(dim, radius, size) * weights[0]
+        both = torch.empty_like(x)
         for k in range(1, radius + 1):
-            both = padded.narrow(dim, radius - k, size) + padded.narrow(dim, radius + k, size)
+            torch.add(padded.narrow(dim, radius - k, size), padded.narrow(dim, radius + k, size), out=both)
             x.add_(both, alpha=weights[k])
     return x
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 from torch.nn import functional
 
+from corruptions.seed import summed_mean
 from mmbench.corruption import load_corruption
 from mmbench.rng import StreamKey
 
@@ -126,3 +128,11 @@ def test_samples_draw_apart() -> None:
     out = corrupt("seed/audio-alone", x, 32)
     noisy = out[types("seed/audio-alone", 30, 3) == 0]
     assert len(torch.unique(noisy[:, 0, 0])) == len(noisy)
+
+
+@pytest.mark.parametrize("box", [7, 51])
+def test_the_box_mean_of_any_device_is_that_of_the_cpu(box: int) -> None:
+    image = torch.randn(3, 40, 60, generator=torch.Generator().manual_seed(0))
+    for dim in (1, 2):
+        expected = uniform_filter1d(image.numpy(), box, axis=dim, mode="constant")
+        assert torch.equal(summed_mean(image, box, dim), torch.from_numpy(expected))
