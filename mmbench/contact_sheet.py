@@ -24,8 +24,8 @@ from mmbench.sheet import Row, Sheet, Tile, draw, picture_tile, spectrogram_tile
 from mmbench.shown_samples import SIZES, Samples, read_samples
 
 CLEAN = Case("clean")
-THUMBNAIL = 104  # pixels, a side of the pictures of an overview
-JPEG_QUALITY = 65
+THUMBNAIL = 80  # pixels, a side of the pictures of an overview
+JPEG_QUALITY = 55
 SEVERITIES = re.compile(r"([0-9]{1,3})(?:-([0-9]{1,3}))?")
 
 
@@ -202,7 +202,9 @@ def _foot(subjects: Sequence[Subject], samples: Samples) -> str:
 def _save(path: Path, sheet: Image.Image) -> None:
     """PNG, or JPEG if the name says so."""
     content = io.BytesIO()
-    sheet.save(content, "PNG") if path.suffix == ".png" else sheet.save(content, "JPEG", quality=JPEG_QUALITY)
+    sheet.save(content, "PNG") if path.suffix == ".png" else sheet.save(
+        content, "JPEG", quality=JPEG_QUALITY, optimize=True
+    )
     write_atomic(path, content.getvalue())
 
 

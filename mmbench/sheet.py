@@ -26,7 +26,8 @@ MARGIN = 10
 TITLE_SIZE, TEXT_SIZE = 16, 12  # pixels
 LINE = 15  # pixels from one line of text to the next
 LABEL_LETTERS = 26  # of a row's label, before a line is broken
-INK, PAPER, FAINT = "black", "white", "#555555"
+INK, FAINT = "black", "#555555"
+PAPER = (238, 238, 238)  # not white, so that a white tile has an edge
 ELLIPSIS = "..."
 
 
@@ -69,7 +70,7 @@ def spectrogram_tile(mel: Tensor, width: int, height: int) -> Tile:
 
 def stacked(tiles: Sequence[Tile]) -> Tile:
     """Tiles of one width below one another."""
-    line = np.full((GAP // 2, tiles[0].shape[1], 3), 255, dtype=np.uint8)
+    line = np.full((GAP // 2, tiles[0].shape[1], 3), PAPER, dtype=np.uint8)
     parts = [part for tile in tiles for part in (line, tile)]
     return np.concatenate(parts[1:])
 
