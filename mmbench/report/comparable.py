@@ -31,11 +31,11 @@ class Selection:
     records: tuple[TrialRecord, ...]
     problems: tuple[str, ...]
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({record.trial.seed for record in self.records}))
 
-    @property
+    @cached_property
     def cases(self) -> tuple[str, ...]:
         """Cases in the suite's order."""
         return tuple(dict.fromkeys(case for record in self.records for case in record.trial.cases))
@@ -46,11 +46,11 @@ class Selection:
         scores = (score for record in self.records for score in record.scores)
         return frozenset(score.case for score in scores if (score.reason or "").startswith(NOT_APPLICABLE))
 
-    @property
+    @cached_property
     def metric(self) -> str:
         return "map" if any(r.data is not None and r.data.multi_label for r in self.records) else "accuracy"
 
-    @property
+    @cached_property
     def tracks(self) -> tuple[Track, ...]:
         """Tracks that some record was scored on, the one that tells most first; blind if nothing was scored."""
         found = {s.track for r in self.records if r.status == "ok" for s in r.scores if s.metric == self.metric}
