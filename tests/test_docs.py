@@ -124,4 +124,4 @@ def test_the_table_of_the_readme_is_the_boards() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) < 270
+    assert len(README.splitlines()) <= 300  # as every file
