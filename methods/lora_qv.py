@@ -9,13 +9,15 @@ from typing import Any
 
 import loralib
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmbench.backbone.cavmae import CAVMAEFT
 from mmbench.method import Method
 from mmbench.registry import method
 
 BLOCKS = ("blocks_a", "blocks_v", "blocks_u")
+ADAPTED = (True, False, True)
+"""Of query, key and value."""
 
 
 @method(
@@ -44,12 +46,12 @@ class LoraQV(Method):
 
     def _wrap(self, linear: nn.Linear, rng: torch.Generator) -> nn.Module:
         device = linear.weight.device
-        layer = loralib.MergedLinear(
+        layer = PaddedByPlace(
             linear.in_features,
             linear.out_features,
             r=self.options["rank"],
             lora_alpha=self.options["alpha"],
-            enable_lora=[True, False, True],
+            enable_lora=list(ADAPTED),
             merge_weights=False,
             device=device,
         )
@@ -57,8 +59,9 @@ class LoraQV(Method):
         with torch.no_grad():
             start = torch.empty(layer.lora_A.shape)
             layer.lora_A.copy_(nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=rng))
-        layer.lora_ind = layer.lora_ind.to(device)  # a plain tensor: left on the CPU it would cost a wait every step
-        return layer  # type: ignore[no-any-return]
+        places = torch.arange(linear.out_features).view(len(ADAPTED), -1)[list(ADAPTED)].flatten()
+        layer.lora_ind = places.to(device)
+        return layer
 
     def export(self) -> CAVMAEFT | None:
         net = copy.deepcopy(self.net)
@@ -70,6 +73,15 @@ class LoraQV(Method):
                 plain.bias.copy_(layer.bias)
             attention.qkv = plain
         return net
+
+
+class PaddedByPlace(loralib.MergedLinear):  # type: ignore[misc]
+    """With the places of the adapted outputs as numbers: as a mask, the device would be waited for in every step."""
+
+    def zero_pad(self, x: Tensor) -> Tensor:
+        padded = x.new_zeros((self.out_features, *x.shape[1:]))
+        padded[self.lora_ind] = x
+        return padded
 
 
 def attentions(net: CAVMAEFT) -> Iterator[Any]:

@@ -67,7 +67,8 @@ class WiSEFT(FullFinetune):
 
     def begin(self, phase: Phase) -> None:
         # On the CPU: a second model on the device would count as memory of the training.
-        self._start = {name: p.detach().cpu().clone() for name, p in self.trainable().items()}
+        trained = {name: p.detach() for name, p in self.trainable().items()}
+        self._start = {name: (p if p.is_meta else p.cpu()).clone() for name, p in trained.items()}
 
     def finish(self) -> None:
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from mmbench.config import Budget
 from mmbench.errors import ConfigError, OverBudgetError
+from mmbench.meta_pass import MetaPass
 from mmbench.meter import Clock
 
 
@@ -32,8 +34,12 @@ class Bench:
         if minutes is not None and self.clock.elapsed() > 60 * minutes:
             raise OverBudgetError(f"the budget's {minutes:g} minutes of wall clock ran out")
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.budget.precision == "bf16")
+    def autocast(self) -> AbstractContextManager[object]:
+        """The budget's precision for a forward pass."""
+        lower = self.budget.precision == "bf16"
+        if self.device.type == "meta":
+            return MetaPass(lower)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=lower)
 
 
 class EventLog:
