@@ -190,20 +190,33 @@ def validate(suite: Path, overrides: SetOption = None, plugin: PluginOption = No
 @app.command()
 @guarded
 def profile(
-    method: Annotated[str, typer.Argument(help="A method, e.g. lora-qv.")],
-    backbone: Annotated[str, typer.Option(help="A preset.")] = "cavmae-tiny",
-    batch: Annotated[int, typer.Option(min=2, help="Samples of a step.")] = 8,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps after the warm-up.")] = 5,
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Methods, e.g. lora-qv; or all.")],
+    backbone: Annotated[str, typer.Option(help="A preset; here and below: or several, a,b.")] = "cavmae-tiny",
+    batch: Annotated[str, typer.Option(help="Samples of a step.")] = "8",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    device: DeviceOption = None,
+    option: Annotated[list[str] | None, typer.Option(help="Of the methods that have it: rank=4,8")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps after the warm-up.")] = 5,
+    epoch_samples: Annotated[int, typer.Option(min=1, help="Samples of an epoch.")] = 10_000,
+    memory_cap_gib: Annotated[float | None, typer.Option(min=0, help="Find the largest batch within it.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write traces of a few steps into this folder.")] = None,
+    out: OutOption = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N; meta counts without running.")] = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Costs of one method at one batch size, without training it."""
+    """Costs of methods at every combination of the settings, without training them."""
     use_plugins(plugin)
-    from mmbench.profiling import ProfileRequest, print_profile
+    from mmbench.profile_grid import Grid, Output, run_grid, settings
+    from mmbench.profile_rows import Plan
 
-    print_profile(ProfileRequest(method, backbone, batch, steps, precision), device, json)
+    rows = settings(Grid(methods, backbone, batch, precision, option or ()))
+    try:
+        done = run_grid(rows, Plan(steps, epoch_samples, memory_cap_gib, trace), device, Output(out, json))
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the rows above are finished" + (f" and kept in {out}" if out else ""), err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if all(row.status != "ok" for row in done):
+        raise typer.Exit(FAILED)
 
 
 @app.command()

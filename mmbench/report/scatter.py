@@ -76,7 +76,7 @@ def accuracy_against(table: Table, key: str, cost_label: str) -> Figure | None:
     title = label(table.title.replace("Cost", "Accuracy and cost", 1), 100)
     axes.set_title(title if few else f"{title}\nnamed: what no cheaper row beats", fontsize=10)
     _legend(axes, points)
-    _place_labels(figure, axes, points, [(row.cells[score].mean or 0.0, row.name) for row in frozen])
+    place_labels(figure, axes, points, [(row.cells[score].mean or 0.0, row.name) for row in frozen])
     return figure
 
 
@@ -150,7 +150,7 @@ class _Canvas:
         return Bbox(box).expanded(1.03, 1.1)
 
 
-def _place_labels(figure: Figure, axes: Axes, points: list[Point], lines: list[tuple[float, str]]) -> None:
+def place_labels(figure: Figure, axes: Axes, points: list[Point], lines: list[tuple[float, str]]) -> None:
     """Put each label on the nearest free spot around its point, off the others, with a leader line if that is far."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # later artists must not move the axes again

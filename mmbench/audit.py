@@ -1,0 +1,125 @@
+"""What a step does that a method's own lists do not tell: hidden tensors, memory that stays, waits for the device."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmbench.bench import Bench
+from mmbench.data.batch import Batch
+from mmbench.meter import storage_id
+from mmbench.strategy import Regimen
+
+AUDITED = 3
+"""Steps looked at; growth is what the last one leaves, for the first ones may fill caches."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    leaves: tuple[Tensor, ...]
+    """Tensors that a loss gives a gradient, wherever they are held."""
+    kept_bytes_per_step: int
+    waits_per_step: int | None
+    """None on meta, where no value can be read."""
+
+
+def audit(regimen: Regimen, batch: Batch, take: Callable[[], object] | None, bench: Bench) -> Audit:
+    """Look at a few steps of `regimen`; `take` is the optimiser's step, None on the meta device."""
+    leaves: tuple[Tensor, ...] = ()
+    held = _Held()
+    sizes: list[int] = []
+    waits = 0
+    total = AUDITED + 1
+    for step in range(AUDITED):
+        with held, _Waits() as counted:
+            with bench.autocast():
+                loss = regimen.loss(batch).total
+            leaves = tuple(graph_leaves(loss))
+            loss.backward()  # type: ignore[no-untyped-call]
+            regimen.after_backward(step, total)
+        if take is not None:
+            take()
+        with held, counted:
+            regimen.method.after_step(step, total)
+        waits = counted.count
+        for leaf in leaves:
+            leaf.grad = None
+        del loss
+        sizes.append(held.live_bytes())
+    return Audit(leaves, sizes[-1] - sizes[-2], None if take is None else waits)
+
+
+def graph_leaves(loss: Tensor) -> Iterator[Tensor]:
+    """Every tensor at which the graph of a loss ends, each once."""
+    seen: set[Any] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        waiting += [following for following, _ in node.next_functions]
+
+
+class _Held:
+    """Bytes of all tensors alive: those Python holds, and those that graphs made inside keep for backward."""
+
+    def __init__(self) -> None:
+        self._saved: weakref.WeakSet[_Packed] = weakref.WeakSet()
+
+    def __enter__(self) -> _Held:
+        # A fresh wrapper lives exactly as long as the graph that it was packed for.
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed.tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+
+    def _pack(self, tensor: Tensor) -> _Packed:
+        packed = _Packed(tensor)
+        self._saved.add(packed)
+        return packed
+
+    def live_bytes(self) -> int:
+        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # looking at every object wakes deprecated ones
+            found = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+        found += [packed.tensor for packed in self._saved]
+        return sum({storage_id(t): t.untyped_storage().nbytes() for t in found if t.layout is torch.strided}.values())
+
+
+class _Packed:
+    """What autograd keeps in place of a tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+class _Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what must wait for the device: values read by Python, and shapes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        aten = torch.ops.aten
+        if func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default):
+            self.count += 1
+        elif func is aten._to_copy.default and args[0].device.type == "cuda":
+            self.count += (kwargs or {}).get("device", args[0].device) == torch.device("cpu")
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,157 @@
+"""Rows of a profile as plots: what the memory of a step is made of, time against memory, growth with the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmbench.profile_rows import ProfileRow
+from mmbench.report.figures import label, new_figure, save, spans_far, style
+from mmbench.report.scatter import Point, place_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GIB = 2.0**30
+# Okabe-Ito hues from dark to light, so that the order survives grey printing.
+PARTS = (
+    ("weights", "parameters_bytes", "#0072B2"),
+    ("gradients", "gradients_bytes", "#D55E00"),
+    ("optimiser", "optimizer_bytes", "#CC79A7"),
+    ("activations", "activations_bytes", "#56B4E9"),
+)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+MOST_BARS = 60
+MOST_LABELS = 20
+"""With more points than this only those of the front are named."""
+
+
+def write_plots(rows: Sequence[ProfileRow], out: Path) -> tuple[Path, ...]:
+    """PNG and SVG of each plot that these rows fill."""
+    counted = [row for row in rows if row.counts is not None]
+    drawn = {"memory": memory_bars, "time-memory": time_against_memory, "batch": batch_lines}
+    written: list[Path] = []
+    with style():
+        for name, draw in drawn.items():
+            figure = draw(counted)
+            if figure is not None:
+                written += save(figure, out / f"profile_{name}")
+    return tuple(written)
+
+
+def memory_bars(rows: Sequence[ProfileRow]) -> Figure | None:
+    """Training state of each row, stacked by what it is made of; largest first. None without a row."""
+    ordered = sorted(rows, key=_state, reverse=True)[:MOST_BARS]
+    if not ordered:
+        return None
+    figure = new_figure(8.0, 1.4 + 0.3 * len(ordered))
+    axes = figure.subplots()
+    heights = range(len(ordered))
+    left = [0.0] * len(ordered)
+    for name, field, colour in PARTS:
+        widths = [getattr(row.counts.state, field) / GIB for row in ordered if row.counts is not None]
+        axes.barh(heights, widths, left=left, color=colour, label=name, height=0.72)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    for height, total in zip(heights, left, strict=True):
+        axes.annotate(f"{total:.3g}", (total, height), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(list(heights), [_name(row, rows) for row in ordered], fontsize=8.5)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, max(left) * 1.1)
+    axes.set_xlabel("training state of one step (GiB)")
+    left_out = f" (the {MOST_BARS} largest of {len(rows)})" if len(rows) > MOST_BARS else ""
+    axes.set_title(label(f"What the memory of a training step is made of{left_out}", 100), fontsize=10)
+    figure.legend(loc="outside lower center", ncols=len(PARTS), frameon=False, fontsize=9)
+    return figure
+
+
+def time_against_memory(rows: Sequence[ProfileRow]) -> Figure | None:
+    """Seconds of a step over its memory with the Pareto front; where nothing ran, its FLOP stand for the seconds."""
+    timed = all(row.measured is not None for row in rows)
+    points = [(_state(row) / GIB, _seconds(row) if timed else _flop(row), row) for row in rows]
+    if len(points) < 2:
+        return None
+    figure = new_figure(8.0, 5.6)
+    axes = figure.subplots()
+    named: list[Point] = []
+    front = pareto([(x, y) for x, y, _ in points])
+    axes.plot(
+        *zip(*front, strict=True), color="#009E73", drawstyle="steps-post", linewidth=1.2, zorder=1, label="front"
+    )
+    for x, y, row in points:
+        best = (x, y) in front
+        colour, marker = ("#009E73", "D") if best else ("#777777", "o")
+        axes.plot(x, y, marker=marker, color=colour, markersize=6, linestyle="none", zorder=3)
+        if best or len(points) <= MOST_LABELS:
+            named.append(Point(x, y, 0.0, _name(row, rows), "", best))
+    for values, scale in (([x for x, _, _ in points], axes.set_xscale), ([y for _, y, _ in points], axes.set_yscale)):
+        if spans_far(values):
+            scale("log")
+    axes.margins(0.12)
+    axes.set_xlabel("training state of one step (GiB)")
+    axes.set_ylabel("median training step (s)" if timed else "training (TFLOP per step; nothing was timed)")
+    axes.set_title("Time against memory; green: no row is better in both", fontsize=10)
+    place_labels(figure, axes, named, [])
+    return figure
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points that no other beats in one coordinate and equals in the other, left to right; small is good."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(set(points)):
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def batch_lines(rows: Sequence[ProfileRow]) -> Figure | None:
+    """Memory, and throughput where it was measured, over the batch; None unless a setting has several batches."""
+    lines: dict[str, list[ProfileRow]] = {}
+    for row in rows:
+        one_batch = row.setting.model_copy(update={"batch": 0})
+        lines.setdefault(f"{row.setting.method}, {one_batch.words.replace(' b0', '')}", []).append(row)
+    lines = {name: sorted(found, key=lambda r: r.setting.batch) for name, found in lines.items() if len(found) > 1}
+    if not lines:
+        return None
+    timed = all(row.measured is not None for found in lines.values() for row in found)
+    figure = new_figure(9.0 if timed else 6.0, 4.2 + 0.18 * len(lines))
+    panels = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
+    for number, (name, found) in enumerate(lines.items()):
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "linewidth": 1.4}
+        batches = [row.setting.batch for row in found]
+        panels[0].plot(batches, [_state(row) / GIB for row in found], label=label(name, 60), **look)
+        if timed:
+            panels[1].plot(batches, [row.measured.samples_per_second for row in found if row.measured], **look)
+    panels[0].set_ylabel("training state (GiB)")
+    if timed:
+        panels[1].set_ylabel("training samples per second")
+    for axes in panels:
+        axes.set_xlabel("batch")
+        axes.set_ylim(bottom=0)
+    figure.suptitle("Growth with the batch", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=1 if not timed else 2, frameon=False, fontsize=8)
+    return figure
+
+
+def _state(row: ProfileRow) -> float:
+    return 0.0 if row.counts is None else float(row.counts.state.total_bytes)
+
+
+def _seconds(row: ProfileRow) -> float:
+    return 0.0 if row.measured is None else row.measured.step_seconds_median
+
+
+def _flop(row: ProfileRow) -> float:
+    return 0.0 if row.counts is None else row.counts.train_flops_per_sample * row.setting.batch / 1e12
+
+
+def _name(row: ProfileRow, rows: Sequence[ProfileRow]) -> str:
+    """The method, and the parts of its setting in which the rows differ."""
+    facts = [(r.setting.backbone, f"b{r.setting.batch}", r.setting.precision) for r in rows]
+    differ = [len(set(column)) > 1 for column in zip(*facts, strict=True)]
+    own = (row.setting.backbone, f"b{row.setting.batch}", row.setting.precision)
+    parts = [text for text, told in zip(own, differ, strict=True) if told]
+    parts += [f"{key} {value}" for key, value in row.setting.options.items()]
+    return label(" ".join([row.setting.method, *parts]), 50)
