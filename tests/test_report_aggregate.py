@@ -162,6 +162,13 @@ def test_what_disagrees_with_the_majority_is_left_out_and_named(changed: dict[st
     assert [r.name for t in efficiency(records) for r in t.rows] == ["a", "b"]
 
 
+def test_a_budget_key_that_is_off_is_one_that_an_older_record_lacks() -> None:
+    records = [record("old"), record("new", trial_budget={**BUDGET, "views": None, "checkpointing": False})]
+    assert select(records, "synthetic-av", "cavmae-tiny").problems == ()
+    differs = [record("old"), record("new", trial_budget={**BUDGET, "checkpointing": True})]
+    assert len(select(differs, "synthetic-av", "cavmae-tiny").problems) == 1
+
+
 def test_a_tie_goes_to_the_newest_records() -> None:
     newer = environment(date="2026-05-01T00:00:00+00:00")
     records = [record("old"), record("new", environment=newer, trial_budget={**BUDGET, "epochs": 9.0})]

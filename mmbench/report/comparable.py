@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -86,6 +86,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def _set_keys(budget: Mapping[str, Any]) -> dict[str, Any]:
+    """What a budget sets; a key that is off says as little as one that an older record lacks."""
+    return {key: value for key, value in budget.items() if value not in (None, False)}
+
+
 def _train_cases(record: TrialRecord) -> str | None:
     # Clean and missing-rate training see what their name says, whatever the suite lists.
     named = record.trial.contents.get("train_cases", record.trial.train_cases)
@@ -94,7 +99,7 @@ def _train_cases(record: TrialRecord) -> str | None:
 
 _CRITERIA: tuple[tuple[str, Key], ...] = (
     # A row that does not train spends nothing; its record may come from a run with another budget.
-    ("budget", lambda r: None if r.trial.regime == "none" else _json(r.trial.budget)),
+    ("budget", lambda r: None if r.trial.regime == "none" else _json(_set_keys(r.trial.budget))),
     ("cases", lambda r: _json(r.trial.contents.get("cases", r.trial.cases))),
     ("training cases", _train_cases),
     ("data digest", lambda r: None if r.data is None else _json(r.data.digest)),
