@@ -200,7 +200,7 @@ class Suite(Config):
     """Folder of recordings and photographs in place of the generated ones, as `<folder>/<kind>/*`; relative to the
     suite file. MMBENCH_ASSETS unless given."""
     frozen: Path | None = None
-    """Folder of test sets written by `mmbench data corrupt`, read in place of corrupting; relative to the suite file."""
+    """Folder of test sets by `mmbench data corrupt`, read in place of corrupting; relative to the suite file."""
     seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     budget: Budget = Budget()
 
