@@ -25,7 +25,7 @@ from mmbench.config import Budget
 from mmbench.corruption import Stage, load_corruption
 from mmbench.meter import Clock
 from mmbench.method import Recipe
-from mmbench.profiling import random_batch
+from mmbench.profile_measure import random_batch
 from mmbench.rng import StreamKey
 from mmbench.strategy import Regimen
 from mmbench.train import Ledger, fitting_step, make_optimizer
