@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scipy.stats import spearmanr
+
 from mmbench.profile_rows import ProfileRow
 from mmbench.report.figures import label, new_figure, save, spans_far, style
 from mmbench.report.scatter import Point, place_labels
@@ -25,13 +27,18 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 MOST_BARS = 60
 MOST_LABELS = 20
-"""With more points than this only those of the front are named."""
+"""With more points than this only those of the front and at the ends of the axes are named."""
 
 
 def write_plots(rows: Sequence[ProfileRow], out: Path) -> tuple[Path, ...]:
     """PNG and SVG of each plot that these rows fill."""
     counted = [row for row in rows if row.counts is not None]
-    drawn = {"memory": memory_bars, "time-memory": time_against_memory, "batch": batch_lines}
+    drawn = {
+        "memory": memory_bars,
+        "time-memory": time_against_memory,
+        "parameters-memory": memory_against_parameters,
+        "batch": batch_lines,
+    }
     written: list[Path] = []
     with style():
         for name, draw in drawn.items():
@@ -70,31 +77,64 @@ def memory_bars(rows: Sequence[ProfileRow]) -> Figure | None:
 def time_against_memory(rows: Sequence[ProfileRow]) -> Figure | None:
     """Seconds of a step over its memory with the Pareto front; where nothing ran, its FLOP stand for the seconds."""
     timed = all(row.measured is not None for row in rows)
-    points = [(_state(row) / GIB, _seconds(row) if timed else _flop(row), row) for row in rows]
+    points = [(_state(row) / GIB, _seconds(row) if timed else _flop(row)) for row in rows]
+    return _scatter(
+        points,
+        [_name(row, rows) for row in rows],
+        "Time against memory; green: no row is better in both",
+        ("training state of one step (GiB)", "median training step (s)" if timed else "training (TFLOP per step)"),
+    )
+
+
+def memory_against_parameters(rows: Sequence[ProfileRow]) -> Figure | None:
+    """Whether few parameters mean little memory: the training state over what trains."""
+    counted = [row for row in rows if row.counts is not None]
+    points = [(row.counts.trainable_parameters / 1e6, _state(row) / GIB) for row in counted if row.counts is not None]
+    if len(points) < 3:
+        return None
+    agreement = spearmanr([x for x, _ in points], [y for _, y in points]).statistic
+    title = f"Memory against trainable parameters: rank correlation {agreement:.2f}; green: no row has less of both"
+    axes = ("trainable parameters (M)", "training state of one step (GiB)")
+    return _scatter(points, [_name(row, counted) for row in counted], title, axes)
+
+
+def _scatter(
+    points: Sequence[tuple[float, float]], names: Sequence[str], title: str, axis_labels: tuple[str, str]
+) -> Figure | None:
+    """Named points and the front of those that no other beats in both; None for fewer than two."""
     if len(points) < 2:
         return None
     figure = new_figure(8.0, 5.6)
     axes = figure.subplots()
     named: list[Point] = []
-    front = pareto([(x, y) for x, y, _ in points])
+    front = pareto(points)
     axes.plot(
         *zip(*front, strict=True), color="#009E73", drawstyle="steps-post", linewidth=1.2, zorder=1, label="front"
     )
-    for x, y, row in points:
+    for (x, y), name in zip(points, names, strict=True):
         best = (x, y) in front
         colour, marker = ("#009E73", "D") if best else ("#777777", "o")
         axes.plot(x, y, marker=marker, color=colour, markersize=6, linestyle="none", zorder=3)
-        if best or len(points) <= MOST_LABELS:
-            named.append(Point(x, y, 0.0, _name(row, rows), "", best))
-    for values, scale in (([x for x, _, _ in points], axes.set_xscale), ([y for _, y, _ in points], axes.set_yscale)):
-        if spans_far(values):
+        if best or len(points) <= MOST_LABELS or name in _extremes(points, names):
+            named.append(Point(x, y, 0.0, name, "", best))
+    for column, scale in zip(zip(*points, strict=True), (axes.set_xscale, axes.set_yscale), strict=True):
+        if spans_far(list(column)):
             scale("log")
     axes.margins(0.12)
-    axes.set_xlabel("training state of one step (GiB)")
-    axes.set_ylabel("median training step (s)" if timed else "training (TFLOP per step; nothing was timed)")
-    axes.set_title("Time against memory; green: no row is better in both", fontsize=10)
+    axes.set_xlabel(axis_labels[0])
+    axes.set_ylabel(axis_labels[1])
+    axes.set_title(title, fontsize=10)
     place_labels(figure, axes, named, [])
     return figure
+
+
+def _extremes(points: Sequence[tuple[float, float]], names: Sequence[str]) -> set[str]:
+    """The two names at each end of both axes."""
+    found: set[str] = set()
+    for axis in (0, 1):
+        ordered = sorted(zip(points, names, strict=True), key=lambda pair: pair[0][axis])
+        found |= {name for _, name in (*ordered[:2], *ordered[-2:])}
+    return found
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
