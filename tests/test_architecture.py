@@ -14,7 +14,8 @@ ROOT = registry.ROOT
 PACKAGES = ("mmbench", "methods", "corruptions")
 # Lowest first. A module may import from its own layer and from those below, never from one above.
 LAYERS = (
-    ("errors", "rng", "cards", "method_options", "metrics", "strict_yaml", "formula", "files", "assets", "parallel"),
+    ("errors", "rng", "cards", "method_options", "metrics", "strict_yaml", "formula", "files", "assets"),
+    ("parallel", "ahead"),
     ("registry",),
     (
         "backbone",
