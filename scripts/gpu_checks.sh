@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What can only be checked on a GPU: parity of the logits with the CPU, the costs of the four main methods at
-# cavmae-base, and a short training of each. Results go to leaderboards/gpu-<model>/.
+# What can only be checked on a GPU: parity of the logits with the CPU, the costs of every method at cavmae-base, and a
+# short training of the four main ones, also under memory caps. Results go to leaderboards/gpu-<model>/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,9 @@ Runs on a machine with a GPU and a python3 that has torch with CUDA; PYTHON=... 
 OUT is leaderboards/gpu-<model of the GPU> unless given. It will hold
   environment.txt   driver, torch, packages
   parity.json       largest difference of the logits, CPU against GPU, fp32 without TF32
-  profile.jsonl     costs of one training step at cavmae-base, batch 128, fp32 and bf16
+  profile*/         costs of a training step of every method at cavmae-base, batch 128, fp32 and bf16; of the prompts
+                    at batch 38, as in the paper; the largest batch within 24, 40 and 80 GiB
+  cap-*/            the short training within 4 and 24 GiB
   suite.yaml, records/, tables/, plots/, README.md   a short training of each method on synthetic-av
 TEXT
 }
@@ -57,13 +59,14 @@ failed=0
 mmbench doctor >"$out/environment.txt" || true  # it also reports what does not matter here
 "$python" scripts/gpu_parity.py >"$out/parity.json" || { failed=1; echo "parity: see $out/parity.json" >&2; }
 
-: >"$out/profile.jsonl"
-for method in "${methods[@]}"; do
-  for precision in fp32 bf16; do
-    echo "profile: $method, $precision" >&2
-    mmbench profile "$method" --backbone cavmae-base --batch "$batch" --precision "$precision" --device cuda --json \
-      >>"$out/profile.jsonl" || failed=1
-  done
+# Every method at the identical batch, then the paper's own setting: prompts on 30 % of each batch of 128.
+mmbench profile all --backbone cavmae-base --batch "$batch" --precision fp32,bf16 --device cuda \
+  --out "$out/profile" || failed=1
+mmbench profile prompt-the-missing prompt-input prompt-attention --backbone cavmae-base --batch 38 \
+  --precision fp32,bf16 --device cuda --out "$out/profile-paper" || failed=1
+for cap_gib in 24 40 80; do
+  mmbench profile "${methods[@]}" --backbone cavmae-base --batch 8 --precision bf16 --device cuda \
+    --memory-cap-gib "$cap_gib" --out "$out/profile-$cap_gib-gib" || failed=1
 done
 
 cat >"$out/suite.yaml" <<'YAML'
@@ -79,6 +82,12 @@ methods: [source, full-finetune, lora-qv, adapter-houlsby, prompt-the-missing]
 budget: {epochs: 2, batch_size: 128, micro_batch: 32, tuning_trials: 1, precision: bf16}
 YAML
 mmbench run "$out/suite.yaml" --out "$results" --device cuda || failed=1
+# The same under caps: whole batches, accumulated ones, or "does not fit", but never another effective batch.
+for cap_gib in 4 24; do
+  mmbench run "$out/suite.yaml" --out "$results-$cap_gib-gib" --device cuda --set budget.micro_batch=128 \
+    --set "budget.memory_cap_gib=$cap_gib" || true  # what does not fit is a result
+  mmbench leaderboard "$results-$cap_gib-gib" --out "$out/cap-$cap_gib-gib"
+done
 mmbench leaderboard "$results" --out "$out"
 echo "results in $out" >&2
 exit "$failed"
