@@ -18,8 +18,8 @@ from mmbench.data.batch import Batch
 from mmbench.meter import storage_id
 from mmbench.strategy import Regimen
 
-AUDITED = 3
-"""Steps looked at; growth is what the last one leaves, for the first ones may fill caches."""
+AUDITED = 2
+"""Steps looked at; growth is what the last one leaves, for the first may fill caches."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class Audit:
 
 def audit(regimen: Regimen, batch: Batch, take: Callable[[], object] | None, bench: Bench) -> Audit:
     """Look at a few steps of `regimen`; `take` is the optimiser's step, None on the meta device."""
+    gc.collect()
+    gc.freeze()  # what is there already is not what a step leaves, and need not be looked through
+    try:
+        return _steps(regimen, batch, take, bench)
+    finally:
+        gc.unfreeze()
+
+
+def _steps(regimen: Regimen, batch: Batch, take: Callable[[], object] | None, bench: Bench) -> Audit:
     leaves: tuple[Tensor, ...] = ()
     held = _Held()
     sizes: list[int] = []

@@ -57,7 +57,12 @@ def _peaks(kind: str, phase: str, what: str) -> Measure:
 def measures(rows: Sequence[ProfileRow]) -> tuple[Measure, ...]:
     """The columns that these rows fill, in order."""
     kind = "peak allocated" if any(row.device == "cuda" for row in rows) else "peak RSS"
-    found = (
+    found = (*_count_measures(), *_device_measures(kind))
+    return tuple(measure for measure in found if measure.always or any(measure.value(row) for row in rows))
+
+
+def _count_measures() -> tuple[Measure, ...]:
+    return (
         _counted(Column("trainable", "trainable", "M", 3, "lower"), lambda c: c.trainable_parameters / 1e6),
         _counted(Column("hidden", "hidden", "values", 0), lambda c: c.hidden_parameters, always=False),
         _counted(Column("stored", "stored", "MiB", 2, "lower"), lambda c: c.stored_bytes / MIB),
@@ -80,6 +85,11 @@ def measures(rows: Sequence[ProfileRow]) -> tuple[Measure, ...]:
         _counted(
             Column("largest_counted", "largest batch, counted", "", 0, "higher"), lambda c: c.largest_batch, False
         ),
+    )
+
+
+def _device_measures(kind: str) -> tuple[Measure, ...]:
+    return (
         _measured(Column("largest", "largest batch, run", "", 0, "higher"), lambda m: m.largest_batch),
         _peaks(kind, "train_memory", "training"),
         _peaks(kind, "eval_memory", "predict"),
@@ -99,7 +109,6 @@ def measures(rows: Sequence[ProfileRow]) -> tuple[Measure, ...]:
             lambda m: _scaled(m.single_seconds_std, 1e-3),
         ),
     )
-    return tuple(measure for measure in found if measure.always or any(measure.value(row) for row in rows))
 
 
 def profile_table(rows: Sequence[ProfileRow]) -> Table:
