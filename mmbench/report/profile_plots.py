@@ -64,7 +64,7 @@ def memory_bars(rows: Sequence[ProfileRow]) -> Figure | None:
     for height, total in zip(heights, left, strict=True):
         axes.annotate(f"{total:.3g}", (total, height), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(list(heights), [_name(row, rows) for row in ordered], fontsize=8.5)
-    axes.invert_yaxis()
+    axes.set_ylim(len(ordered) - 0.4, -0.6)  # largest on top
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, max(left) * 1.1)
     axes.set_xlabel("training state of one step (GiB)")
@@ -107,7 +107,7 @@ def _scatter(
     figure = new_figure(8.0, 5.6)
     axes = figure.subplots()
     named: list[Point] = []
-    front = pareto(points)
+    front, extremes = pareto(points), _extremes(points, names)
     axes.plot(
         *zip(*front, strict=True), color="#009E73", drawstyle="steps-post", linewidth=1.2, zorder=1, label="front"
     )
@@ -115,7 +115,7 @@ def _scatter(
         best = (x, y) in front
         colour, marker = ("#009E73", "D") if best else ("#777777", "o")
         axes.plot(x, y, marker=marker, color=colour, markersize=6, linestyle="none", zorder=3)
-        if best or len(points) <= MOST_LABELS or name in _extremes(points, names):
+        if best or len(points) <= MOST_LABELS or name in extremes:
             named.append(Point(x, y, 0.0, name, "", best))
     for column, scale in zip(zip(*points, strict=True), (axes.set_xscale, axes.set_yscale), strict=True):
         if spans_far(list(column)):
@@ -129,12 +129,11 @@ def _scatter(
 
 
 def _extremes(points: Sequence[tuple[float, float]], names: Sequence[str]) -> set[str]:
-    """The two names at each end of both axes."""
-    found: set[str] = set()
-    for axis in (0, 1):
-        ordered = sorted(zip(points, names, strict=True), key=lambda pair: pair[0][axis])
-        found |= {name for _, name in (*ordered[:2], *ordered[-2:])}
-    return found
+    """Names at the ends of both axes, and those whose places on the two differ most."""
+    columns = [dict(zip(names, column, strict=True)) for column in zip(*points, strict=True)]
+    across, up = (sorted(column, key=column.__getitem__) for column in columns)
+    ends = {*across[:1], *across[-1:], *up[:1], *up[-1:]}
+    return ends | set(sorted(names, key=lambda name: abs(across.index(name) - up.index(name)))[-12:])
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
