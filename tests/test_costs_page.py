@@ -46,7 +46,7 @@ def test_the_claims_are_those_of_the_rows(label: str, folder: str, method: str) 
 def test_the_correlation_is_that_of_the_rows() -> None:
     counted = list(rows(FOLDER).values())
     trainable = [row.counts.trainable_parameters for row in counted if row.counts is not None]
-    said = re.search(r"Over the (\d+) methods that train, the rank correlation .*? is ([\d.]+)", PAGE, re.S)
+    said = re.search(r"Over the (\d+) methods that train, the rank correlation .*? is (\d+\.\d+)", PAGE, re.S)
     assert said is not None
     assert said[1] == str(len(counted))
     assert said[2] == f"{spearmanr(trainable, [state_bytes(row) for row in counted]).statistic:.2f}"
