@@ -35,12 +35,12 @@ class PromptedCall(BlockCall):
 
     prompt: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def after_norm(self, position: Position, normed: Tensor) -> Tensor:
+    def inside(self, position: Position, normed: Tensor) -> Tensor:
         if position == "mlp":
-            return super().after_norm(position, normed)
+            return super().inside(position, normed)
         prompt = self.normed(position, self.prompt.expand(len(normed), -1, -1))
         together = torch.cat([prompt, normed], dim=1)  # (B, P + N, D)
-        return super().after_norm(position, together).narrow(1, len(self.prompt), normed.shape[1])
+        return super().inside(position, together).narrow(1, len(self.prompt), normed.shape[1])
 
 
 class PromptedHooks(Hooks):

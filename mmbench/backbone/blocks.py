@@ -103,8 +103,12 @@ class BlockCall:
         return cast(Tensor, getattr(self.module, f"{norm}_{self.norm}" if self.norm else norm)(x))
 
     def after_norm(self, position: Position, normed: Tensor) -> Tensor:
-        """The attention or the MLP itself, (B, N, D) to (B, N, D)."""
-        return self._kept(self._after_norm, position, normed)
+        """The attention or the MLP itself, (B, N, D) to (B, N, D); in the backward pass again, if so asked."""
+        return self._kept(self.inside, position, normed)
+
+    def inside(self, position: Position, normed: Tensor) -> Tensor:
+        """What `after_norm` computes; a kind of block that computes something else overrides this."""
+        return cast(Tensor, self.module.attn(normed, self.kv) if position == "attention" else self.module.mlp(normed))
 
     def attend(self, x: Tensor) -> Tensor:
         """Attention branch (B, N, D) before its residual add."""
@@ -126,10 +130,7 @@ class BlockCall:
         return run(position, x)
 
     def _branch(self, position: Position, x: Tensor) -> Tensor:
-        return self._after_norm(position, self.normed(position, x))
-
-    def _after_norm(self, position: Position, normed: Tensor) -> Tensor:
-        return cast(Tensor, self.module.attn(normed, self.kv) if position == "attention" else self.module.mlp(normed))
+        return self.inside(position, self.normed(position, x))
 
 
 @runtime_checkable

@@ -132,7 +132,7 @@ class CAVMAEFT(Encoder):
 
         A batch that carries these already, because nothing before them trains, is not encoded again.
         """
-        if batch is not None and batch.encoded is not None:
+        if getattr(batch, "encoded", None) is not None:
             return cast("tuple[Tensor, Tensor]", batch.encoded)
         a, prefix_a = self._start("a", audio, hooks, batch)
         v, prefix_v = self._start("v", image, hooks, batch)
