@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,12 @@ with claimed(Path(sys.argv[1])) as mine:
 """
 
 
-def contend(folder: Path, start: float, wins: str) -> None:
-    time.sleep(max(0.0, start - time.time()))
+def contend(folder: Path, together: Barrier, wins: str) -> None:
+    together.wait(60)
     with claimed(folder) as mine:
         if mine:
             (Path(wins) / str(os.getpid())).touch()
-            time.sleep(1.0)
+        together.wait(60)  # nobody lets go before all have tried
 
 
 def test_of_many_processes_one_wins(tmp_path: Path) -> None:
@@ -40,8 +41,8 @@ def test_of_many_processes_one_wins(tmp_path: Path) -> None:
     folder.mkdir()
     wins.mkdir()
     context = multiprocessing.get_context("fork")
-    start = time.time() + 0.3
-    workers = [context.Process(target=contend, args=(folder, start, str(wins))) for _ in range(8)]
+    together = context.Barrier(8)
+    workers = [context.Process(target=contend, args=(folder, together, str(wins))) for _ in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:
