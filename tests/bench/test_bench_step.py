@@ -28,7 +28,7 @@ from mmbench.strategy import Regimen
 from mmbench.train import Ledger, fitting_step, make_optimizer
 
 BATCH = 4
-ROUNDS = 3
+ROUNDS = 2
 CPU = torch.device("cpu")
 Step = Callable[[], object]
 
