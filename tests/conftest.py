@@ -24,6 +24,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def use_plugin(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Write a plugin file and register it for the length of the test."""
 

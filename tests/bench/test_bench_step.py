@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -50,12 +50,7 @@ OTHERS = ("prompt-attention", "prompt-the-missing", "lora-qv", "adapter-pfeiffer
 VARIANTS = (PLAIN, *FULL.values(), *(Variant(name, precision) for name in OTHERS for precision in FULL))
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def method_on(backbone: str, name: str) -> Method:
