@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from matplotlib.text import Text
 from PIL import Image
 from report_records import BUDGET, costs, failed, field, record, save
@@ -15,7 +16,7 @@ from report_records import BUDGET, costs, failed, field, record, save
 from mmbench.errors import UnknownNameError
 from mmbench.files import RecordError
 from mmbench.report.aggregate import Board, load_board
-from mmbench.report.board import write_board
+from mmbench.report.board import portable_suite, write_board
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.figures import spans_far, style
 from mmbench.report.plots import cost_bars, write_plots
@@ -161,3 +162,16 @@ def test_with_many_points_only_those_no_cheaper_one_beats_are_named() -> None:
     cloud = [Point(float(x), float(x % 7), 0.0, str(x), "mixed", False) for x in range(1, 40)]
     assert [p.text for p in labelled(cloud)] == ["1", "2", "3", "4", "5", "6", "13", "20", "27", "34"]
     assert labelled(cloud[:20]) == cloud[:20]
+
+
+def test_a_suite_is_published_without_paths() -> None:
+    suite = {
+        "name": "mine",
+        "datasets": ["synthetic-av", {"name": "folder-pairs", "root": "/home/me/clips"}],
+        "backbones": ["cavmae-tiny", {"name": "cavmae-base", "init": "/home/me/audio_model.pth"}],
+        "assets": "/home/me/rain",
+    }
+    published = yaml.safe_load(portable_suite(yaml.safe_dump(suite)))
+    assert published["datasets"] == ["synthetic-av", {"name": "folder-pairs", "root": "clips"}]
+    assert published["backbones"] == ["cavmae-tiny", {"name": "cavmae-base", "init": "audio_model.pth"}]
+    assert published["assets"] == "rain"

@@ -101,7 +101,8 @@ def portable_suite(text: str) -> str:
     suite = yaml.safe_load(text)
     for section, keys in _PATHS.items():
         for entry in suite.get(section) or ():
-            entry.update({key: Path(entry[key]).name for key in keys if isinstance(entry, dict) and entry.get(key)})
+            if isinstance(entry, dict):  # a bare name holds no path
+                entry.update({key: Path(entry[key]).name for key in keys if entry.get(key)})
     suite.update({key: Path(suite[key]).name for key in ("assets", "frozen") if suite.get(key)})
     return yaml.safe_dump(suite, sort_keys=False, allow_unicode=True)
 
