@@ -101,6 +101,12 @@ def test_rows_with_other_streams_or_options_are_not_averaged() -> None:
     assert any("method or option" in note for note in settings.notes)
 
 
+def test_an_older_record_tells_its_streams_by_its_scores() -> None:
+    newer = adapted(1, trial_contents={**adapted(1).trial.contents, "streams": ["reset/64", "mixed/16"]})
+    settings, _ = tables(adapted(0), newer)
+    assert cell(settings, "lora-qv+tent", "before", "mixed").n == 2
+
+
 def test_the_unadapted_state_stands_beside_its_adapters() -> None:
     settings, cases = tables(adapted(0), adapted(1, plain=0.7))
     assert cell(cases, "lora-qv (unadapted)", "mean", "mixed").mean == pytest.approx(65.0)

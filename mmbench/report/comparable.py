@@ -156,11 +156,16 @@ def _content(record: TrialRecord) -> str:
     """What a row's title stands for."""
     trial = record.trial
     own_cases = trial.contents.get("train_cases") if trial.regime == "missing-rate" else None
-    streams = trial.contents.get("streams")
-    parts: dict[str, Any] = {"strategies": trial.strategies, "online": trial.online, "streams": streams}
+    parts: dict[str, Any] = {"strategies": trial.strategies, "online": trial.online, "streams": _streams(record)}
     return _json(
         {"method": trial.method, **trial.options, **parts, "deviations": trial.deviations, "train_cases": own_cases}
     )
+
+
+def _streams(record: TrialRecord) -> list[str]:
+    """What an online row was scored on; older records tell by their scores alone."""
+    scored = {score.stream for score in record.scores if score.stream}
+    return sorted(scored or record.trial.contents.get("streams") or ())
 
 
 def _same_rows(records: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:
