@@ -1,7 +1,6 @@
 """Cost of ImageNet-C at 224x224 and severity 3, per corruption, beside a plain per-image version of each formula.
 
-`PYTHONPATH=tests python tests/bench/test_bench_imagenet_c.py` prints both side by side, alternating, and the ratio of
-the whole set.
+`tox run -e ratios` prints both side by side, alternating, and the ratio of the whole set.
 """
 
 from __future__ import annotations

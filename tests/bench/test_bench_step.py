@@ -1,6 +1,6 @@
 """One training step at base size on two CPU cores, beside a plain implementation: open softmax, Adam tensor by tensor.
 
-`python tests/bench/test_bench_step.py` prints seconds and ratios, all variants alternating in one run (some minutes,
+`tox run -e ratios` prints seconds and ratios, all variants alternating in one run (some minutes,
 8 GB). Under pytest the backbone is the tiny one, unless benchmarks are enabled.
 """
 
