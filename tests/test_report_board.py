@@ -167,9 +167,9 @@ def test_with_many_points_only_those_no_cheaper_one_beats_are_named() -> None:
 def test_a_suite_is_published_without_paths() -> None:
     suite = {
         "name": "mine",
-        "datasets": ["synthetic-av", {"name": "folder-pairs", "root": "/home/me/clips"}],
-        "backbones": ["cavmae-tiny", {"name": "cavmae-base", "init": "/home/me/audio_model.pth"}],
-        "assets": "/home/me/rain",
+        "datasets": ["synthetic-av", {"name": "folder-pairs", "root": "/disk/clips"}],
+        "backbones": ["cavmae-tiny", {"name": "cavmae-base", "init": "/disk/audio_model.pth"}],
+        "assets": "/disk/rain",
     }
     published = yaml.safe_load(portable_suite(yaml.safe_dump(suite)))
     assert published["datasets"] == ["synthetic-av", {"name": "folder-pairs", "root": "clips"}]
