@@ -20,6 +20,7 @@ from mmbench.cli_common import (
     use_plugins,
 )
 from mmbench.cli_parts import backbone_app, data_app, new_app
+from mmbench.cli_results import results_app
 
 app = typer.Typer(
     name="mmbench",
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(results_app)
 app.add_typer(data_app, name="data")
 app.add_typer(backbone_app, name="backbone")
 app.add_typer(new_app, name="new")
@@ -99,20 +101,6 @@ def trial(folder: Annotated[Path, typer.Argument(help="A trial's folder.")], dev
     if status is None:
         raise typer.Exit(BUSY)
     typer.echo(status)
-
-
-@app.command()
-@guarded
-def leaderboard(
-    folder: Annotated[Path, typer.Argument(help="A results folder or a board.")],
-    out: OutOption = None,
-    fmt: Annotated[str, typer.Option("--format", help="What to print: rich, md, csv, tex or html.")] = "rich",
-    quiet: QuietOption = False,
-) -> None:
-    """Write tables and plots of the records in a folder, and print the tables."""
-    from mmbench.publish import publish
-
-    publish(folder, out, None if quiet else fmt)
 
 
 @app.command("ls")
