@@ -1,10 +1,11 @@
-"""A thousand finished trials: read and aggregated into tables, and a suite of a thousand listed."""
+"""Finished trials by the thousand: read and aggregated into tables, and a suite of a thousand listed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from many_records import Many, write_many
 from pytest_benchmark.fixture import BenchmarkFixture
 from report_records import record, save
 
@@ -27,6 +28,18 @@ def folder(tmp_path: Path, benchmark: BenchmarkFixture) -> Path:
 def test_read_and_aggregate(benchmark: BenchmarkFixture, folder: Path) -> None:
     tables = benchmark.pedantic(lambda: all_tables(load_board(folder), "md"), rounds=1)
     assert max(len(table.rows) for table in tables) >= FEW // SEEDS
+
+
+@pytest.fixture
+def wide(tmp_path: Path, benchmark: BenchmarkFixture) -> Path:
+    """A thousand rows of three seeds, scored on a hundred cases."""
+    return write_many(tmp_path, Many() if benchmark.enabled else Many(rows=4, cases=12, seeds=2))
+
+
+@pytest.mark.parametrize("fmt", ["md", "csv"])
+def test_read_and_aggregate_wide(benchmark: BenchmarkFixture, wide: Path, fmt: str) -> None:
+    tables = benchmark.pedantic(lambda: all_tables(load_board(wide), fmt), rounds=1)
+    assert max(len(table.rows) for table in tables) >= 4
 
 
 def test_list_a_suite(benchmark: BenchmarkFixture) -> None:
