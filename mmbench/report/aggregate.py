@@ -26,7 +26,7 @@ from mmbench.report.model import (
     cell_of,
     mark_best,
 )
-from mmbench.report.notes import how_made
+from mmbench.report.notes import facts_of, how_made, provenance_of
 from mmbench.report.published import OTHER_PROTOCOL, reported_accuracy
 from mmbench.report.second import PREDICTIONS, second_metric, second_notes, with_second_scores
 
@@ -153,6 +153,7 @@ def accuracy_table(board: Board, dataset: str, backbone: str, track: Track, by: 
         columns=columns,
         rows=mark_best(sort_rows(rows, len(blocks)) + reported, columns),
         notes=notes + ((OTHER_PROTOCOL,) if reported else ()) + selection.problems,
+        provenance=provenance_of(selection.records),
     )
 
 
@@ -238,7 +239,6 @@ def seeds_wanted(group: Sequence[TrialRecord], seeds: Sequence[int]) -> int:
 
 def row_of(group: Sequence[TrialRecord], cells: tuple[Cell, ...], seeds: Sequence[int], where: str = "") -> Row:
     """A row of finished trials, with what a reader must know of the seeds that are not in it."""
-    trial = group[0].trial
     finished = sum(record.status == "ok" for record in group)
     notes = tuple(dict.fromkeys(text for record in group for text in record.trial.deviations))
     wanted = seeds_wanted(group, seeds)
@@ -248,16 +248,21 @@ def row_of(group: Sequence[TrialRecord], cells: tuple[Cell, ...], seeds: Sequenc
         reasons = [f"{count} {word}" for word, count in failures.items()]
         reasons += [f"{missing} not run{where}"] if missing else []
         notes = (f"{finished}/{wanted} seeds ({', '.join(reasons)})", *notes, *_messages(group))
-    return Row(trial.title, regime_word(group[0]), cells, notes, finished == wanted, trained=trial.regime != "none")
+    return _named_row(group, cells, notes, finished == wanted)
 
 
 def failed_row(group: Sequence[TrialRecord], width: int) -> Row:
     """A row none of whose trials finished: its status stands in every cell."""
-    trial = group[0].trial
     word = ", ".join(dict.fromkeys(_status_words(record.status) for record in group))
     notes = (*_messages(group), *dict.fromkeys(text for record in group for text in record.trial.deviations))
     cells = tuple(Cell(word=word) for _ in range(width))
-    return Row(trial.title, regime_word(group[0]), cells, notes, complete=False, trained=trial.regime != "none")
+    return _named_row(group, cells, notes, complete=False)
+
+
+def _named_row(group: Sequence[TrialRecord], cells: tuple[Cell, ...], notes: tuple[str, ...], complete: bool) -> Row:
+    trial = group[0].trial
+    trained, facts = trial.regime != "none", facts_of(trial)
+    return Row(trial.title, regime_word(group[0]), cells, notes, complete, trained=trained, facts=facts)
 
 
 def _messages(group: Sequence[TrialRecord]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from mmbench.records import Costs, TrialRecord
 from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, mean_score, row_of, slug, sort_rows
 from mmbench.report.comparable import Selection, select
 from mmbench.report.model import Cell, Column, Row, Table, cell_of, mark_best
-from mmbench.report.notes import device_words, how_made
+from mmbench.report.notes import device_words, how_made, provenance_of
 from mmbench.report.published import EPOCH_CAVEAT, OTHER_PROTOCOL, reported_efficiency
 
 REFERENCE = "full-finetune"
@@ -119,6 +119,7 @@ def _device_table(whole: Selection, part: Selection, several: bool) -> Table:
         columns=columns,
         rows=mark_best(sort_rows(rows, len(ms)) + reported, columns),
         notes=(*_reading(part, track), *how_made(part.records), *quoted, *whole.problems),
+        provenance=provenance_of(part.records),
     )
 
 

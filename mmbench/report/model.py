@@ -47,6 +47,36 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a row is, in the words of its trials; empty for figures of a paper."""
+
+    method: str = ""
+    """The registered name; a row's own name is its label in the suite."""
+    family: str = ""
+    strategies: tuple[str, ...] = ()
+    online: str = ""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers of a table come from; what the trials differ in is listed in full."""
+
+    suites: tuple[str, ...]
+    seeds: tuple[int, ...]
+    budget: str
+    dataset: str
+    backbone: str
+    devices: tuple[str, ...]
+    """Model, kind, threads and trials at a time."""
+    first_day: str
+    last_day: str
+    commits: tuple[str, ...]
+    """Of the code, `+` at the end where the working tree held uncommitted changes; `unknown` where none was kept."""
+    versions: tuple[str, ...]
+    """`package version` of mmbench, torch and Python."""
+
+
+@dataclass(frozen=True)
 class Row:
     """A method under a regime, or a figure a paper reports."""
 
@@ -59,6 +89,7 @@ class Row:
     reported: bool = False
     """Quoted from a paper: shown apart, never ranked."""
     trained: bool = True
+    facts: Facts = Facts()
 
 
 @dataclass(frozen=True)
@@ -72,6 +103,8 @@ class Table:
     notes: tuple[str, ...] = ()
     setting: str = "regime"
     """What stands beside a row's name."""
+    provenance: Provenance | None = None
+    """None for figures of papers."""
 
     @property
     def headline(self) -> int | None:

@@ -5,24 +5,55 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mmbench.records import TrialRecord
-from mmbench.report.model import plain
+from mmbench.records import TrialFacts, TrialRecord
+from mmbench.report.model import Facts, Provenance, plain
+
+SPREAD = (
+    "± is the standard deviation (n - 1) over seeds: what training and the draws of each seed change, not the choice "
+    "of the test samples."
+)
 
 
 def how_made(records: Sequence[TrialRecord]) -> tuple[str, ...]:
     """One sentence a fact; nothing that a record does not hold."""
-    if not records:
+    made = provenance_of(records)
+    if made is None:
         return ()
-    suites = _listed(r.trial.suite for r in records)
-    seeds = _listed(str(seed) for seed in sorted({r.trial.seed for r in records}))
-    made = [
-        f"Suite {suites}; seeds {seeds}; mean ± standard deviation over seeds.",
-        f"Budget of every method: {budget_words(records[0].trial.budget)}.",
+    days = made.first_day if made.first_day == made.last_day else f"{made.first_day} to {made.last_day}"
+    facts = [
+        f"Suite {', '.join(made.suites)}; seeds {', '.join(map(str, made.seeds))}; mean ± standard deviation.",
+        SPREAD if len(made.seeds) > 1 else "One seed: no spread can be told.",
+        f"Budget of every method: {made.budget}.",
         _data_words(records),
         _backbone_words(records),
-        f"Measured {_dates(records)} on {_devices(records)}{_torch(records)}; code at {_commits(records)}.",
+        f"Measured {days} on {', '.join(made.devices)} with {', '.join(made.versions)}; {_commit_words(made.commits)}.",
     ]
-    return tuple(note for note in (*made, *_warnings(records)) if note)
+    return tuple(note for note in (*facts, *_warnings(records)) if note)
+
+
+def provenance_of(records: Sequence[TrialRecord]) -> Provenance | None:
+    """Suite, seeds, budget, machine, code and days of these records; None without one."""
+    if not records:
+        return None
+    days = sorted(plain(record.environment.date[:10]) for record in records)
+    trained = [record for record in records if record.trial.regime != "none"] or records
+    return Provenance(
+        suites=_each(r.trial.suite for r in records),
+        seeds=tuple(sorted({r.trial.seed for r in records})),
+        budget=budget_words(trained[0].trial.budget),
+        dataset=plain(records[0].trial.dataset),
+        backbone=plain(records[0].trial.backbone),
+        devices=_each(device_words(r) for r in records),
+        first_day=days[0],
+        last_day=days[-1],
+        commits=_each(_commit(r) for r in records),
+        versions=_each(words for r in records for words in _versions(r)),
+    )
+
+
+def facts_of(trial: TrialFacts) -> Facts:
+    """What the row of a trial is."""
+    return Facts(trial.method, trial.family, trial.strategies, trial.online or "")
 
 
 def budget_words(budget: Mapping[str, Any]) -> str:
@@ -48,8 +79,8 @@ def _number(budget: Mapping[str, Any], key: str, unit: str, before: bool = False
     return f"{unit} {value:g}" if before else f"{value:g} {unit}"
 
 
-def _listed(texts: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(plain(text) for text in texts))
+def _each(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(plain(text) for text in texts))
 
 
 def device_words(record: TrialRecord) -> str:
@@ -60,27 +91,25 @@ def device_words(record: TrialRecord) -> str:
     return f"{plain(environment.device)} ({environment.device_kind}, {threads}{beside})"
 
 
-def _devices(records: Sequence[TrialRecord]) -> str:
-    return _listed(device_words(record) for record in records)
+def _commit(record: TrialRecord) -> str:
+    environment = record.environment
+    return (environment.commit or "unknown")[:12] + ("+" if environment.dirty else "")
 
 
-def _dates(records: Sequence[TrialRecord]) -> str:
-    days = sorted({record.environment.date[:10] for record in records})
-    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+def _commit_words(commits: Sequence[str]) -> str:
+    known = [commit for commit in commits if not commit.startswith("unknown")]
+    words = f"commit{'s' if len(known) > 1 else ''} {', '.join(known)}" if known else ""
+    changed = " (+: with uncommitted changes)" if any(commit.endswith("+") for commit in known) else ""
+    lost = "an unknown commit" if len(known) < len(commits) else ""
+    return "code at " + " and ".join(part for part in (words + changed, lost) if part)
 
 
-def _commits(records: Sequence[TrialRecord]) -> str:
-    def words(record: TrialRecord) -> str:
-        environment = record.environment
-        commit = f"commit {environment.commit[:12]}" if environment.commit else "an unknown commit"
-        return commit + (" with uncommitted changes" if environment.dirty else "")
-
-    return _listed(words(record) for record in records)
-
-
-def _torch(records: Sequence[TrialRecord]) -> str:
-    versions = _listed(r.environment.packages["torch"] for r in records if "torch" in r.environment.packages)
-    return f", torch {versions}" if versions else ""
+def _versions(record: TrialRecord) -> tuple[str, ...]:
+    packages = record.environment.packages
+    return (
+        *(f"{name} {packages[name]}" for name in ("mmbench", "torch") if name in packages),
+        f"Python {record.environment.python}",
+    )
 
 
 def _data_words(records: Sequence[TrialRecord]) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mmbench.cards import NOT_APPLICABLE, Track
-from mmbench.records import TrialRecord
+from mmbench.records import TrialFacts, TrialRecord
 from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, row_of, slug, sort_rows
 from mmbench.report.blocks import Block, By, blocks_of, reading
 from mmbench.report.comparable import FALLBACKS, Selection, select
-from mmbench.report.model import NOT_MEASURED, Cell, Column, Row, Table, cell_of, mark_best
-from mmbench.report.notes import how_made
+from mmbench.report.model import NOT_MEASURED, Cell, Column, Facts, Row, Table, cell_of, mark_best
+from mmbench.report.notes import facts_of, how_made, provenance_of
 
 READING = (
     "Before: each batch is scored before the update on it (the headline). After: scored again after the update.",
@@ -189,9 +189,14 @@ def _unadapted(selection: Selection, blocks: Sequence[Block]) -> tuple[Row, ...]
             f"{title} (unadapted)",
             NOT_MEASURED if regime == "none" else regime,
             _stream_cells(tuple(by_seed.values()), blocks, "", "none"),
+            facts=_base_facts(next(iter(by_seed.values())).record.trial),
         )
         for (title, regime), by_seed in bases.items()
     )
+
+
+def _base_facts(trial: TrialFacts) -> Facts:
+    return replace(facts_of(trial), online="")
 
 
 def _table(
@@ -207,4 +212,5 @@ def _table(
         columns=columns,
         rows=mark_best(sort_rows(rows, by), columns),
         notes=(*READING, *how_made(selection.records), *selection.problems),
+        provenance=provenance_of(selection.records),
     )

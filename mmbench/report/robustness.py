@@ -24,7 +24,7 @@ from mmbench.report.blocks import Values, over_corruptions
 from mmbench.report.comparable import Selection, select
 from mmbench.report.conditions import Condition, Group, clean_case, conditions_of, corruptions_of, families_of
 from mmbench.report.model import NO_CASE, ONLY_AVAILABILITY, Cell, Column, Row, Table, cell_of, mark_best
-from mmbench.report.notes import how_made
+from mmbench.report.notes import how_made, provenance_of
 
 ROBUSTNESS = "robustness"
 """Last part of the tables' file names, and of the curves' beside them."""
@@ -134,6 +134,7 @@ def _track_table(selection: Selection, track: Track) -> Table:
         columns=columns,
         rows=mark_best(sort_rows(rows, 1), columns),
         notes=(*_reading(protocol), *_left_out(selection), *how_made(selection.records), *selection.problems),
+        provenance=provenance_of(selection.records),
     )
 
 
