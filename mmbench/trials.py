@@ -23,6 +23,7 @@ from mmbench.suite_file import explain
 
 PROTOCOL = 1
 """Raised whenever the same spec would give other numbers; enters every trial id."""
+EVALUATION = {"precision", "eval_batch"}  # what of a budget counts for a row that does not train
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,21 @@ def _base_id(row: Row, suite: Suite, digests: Digests, folders: Mapping[str, Pat
 
 def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
     """Readable name and digest of the content; moving files or renaming the suite keeps it."""
+    return content_id(trial, trial_content(trial, row, digests))
+
+
+def content_id(trial: Trial, content: Mapping[str, Any]) -> str:
+    """The id of a trial with this content."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    named = (trial.method, *trial.method.strategies)
+    parts = [*(part.name for part in named), trial.regime or "frozen"]
+    parts += [trial.method.online.name] if trial.method.online else []
+    safe = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip(".-")[:60]
+    return f"{safe}-s{trial.seed}-{digest}"
+
+
+def trial_content(trial: Trial, row: Row, digests: Digests) -> dict[str, Any]:
+    """Everything that decides a trial's numbers, as JSON data without a path."""
     origin = registry.methods().entry(row.method.name).origin
     content = {
         "protocol": PROTOCOL,
@@ -228,15 +244,12 @@ def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
         "cases": trial.cases,
         "train_cases": trial.train_cases if trial.regime not in (None, "clean") else (),
         "tracks": sorted(trial.tracks),
-        "budget": trial.budget.model_dump() if row.card.trains else _evaluation(trial.budget),
+        "budget": trial.budget.model_dump(include=None if row.card.trains else EVALUATION),
         **_combined(trial),
     }
     if digests.assets:
         content["assets"] = digests.assets
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    parts = [row.method.name, *(part.name for part in row.method.strategies), trial.regime or "frozen"]
-    parts += [row.method.online.name] if row.method.online else []
-    return f"{_slug('-'.join(parts))}-s{trial.seed}-{digest}"
+    return content
 
 
 def _combined(trial: Trial) -> dict[str, Any]:
@@ -262,11 +275,6 @@ def _part(known: registry.Registry[Any], part: PartSpec) -> dict[str, Any]:
     return {"name": part.name, "options": resolve_options(known.card(part.name), part.options), "plugin": plugin}
 
 
-def _evaluation(budget: Budget) -> dict[str, Any]:
-    """What of a budget changes predictions of a row that does not train."""
-    return {"precision": budget.precision, "eval_batch": budget.eval_batch}
-
-
 def _foreign_corruptions(trial: Trial) -> dict[str, str]:
     """Content of the files that define corruptions from outside the package: editing one makes other trials."""
     found = registry.corruptions()
@@ -274,11 +282,6 @@ def _foreign_corruptions(trial: Trial) -> dict[str, str]:
     names = {text.partition("@")[0] for case in cases for text in (case.audio, case.vision) if text}
     origins = {name: found.entry(name).origin for name in sorted(names)}
     return {name: registry.file_digest(o.path) for name, o in origins.items() if o.label != "mmbench"}
-
-
-def _slug(name: str) -> str:
-    """A name that is safe as part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip(".-")[:60]
 
 
 def case_data(case: Case) -> dict[str, Any]:
