@@ -219,9 +219,9 @@ def trial_id(trial: Trial, row: Row, digests: Digests) -> str:
 def content_id(trial: Trial, content: Mapping[str, Any]) -> str:
     """The id of a trial with this content."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    named = (trial.method, *trial.method.strategies)
-    parts = [*(part.name for part in named), trial.regime or "frozen"]
-    parts += [trial.method.online.name] if trial.method.online else []
+    method = trial.method
+    parts = [method.name, *(part.name for part in method.strategies), trial.regime or "frozen"]
+    parts += [method.online.name] if method.online else []
     safe = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip(".-")[:60]
     return f"{safe}-s{trial.seed}-{digest}"
 
