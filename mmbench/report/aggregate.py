@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from zlib import crc32
 
-from mmbench.cards import NOT_APPLICABLE, Track
+from mmbench.cards import Track
 from mmbench.files import RecordError
-from mmbench.records import Score, TrialRecord, find_records, load_record
+from mmbench.records import TrialRecord, find_records, load_record
 from mmbench.report.blocks import Block, By, blocks_of, reading
-from mmbench.report.comparable import FALLBACKS, Selection, name_of, select
+from mmbench.report.case_scores import CaseValue, floats, over_cases, scored_on
+from mmbench.report.comparable import Selection, name_of, select
 from mmbench.report.model import (
     NO_CASE,
     NOT_MEASURED,
@@ -27,8 +27,9 @@ from mmbench.report.model import (
     mark_best,
 )
 from mmbench.report.notes import facts_of, how_made, provenance_of
+from mmbench.report.outcomes import Outcomes, load_outcomes
 from mmbench.report.published import OTHER_PROTOCOL, reported_accuracy
-from mmbench.report.second import PREDICTIONS, second_metric, second_notes, with_second_scores
+from mmbench.report.second import PREDICTIONS, second_notes, with_second_scores
 
 _VISIBLE = 0.0005  # half of the last decimal that tables of percent show
 METRIC_LABELS = {"accuracy": "Accuracy", "map": "Mean average precision"}
@@ -42,24 +43,13 @@ class Board:
     name: str
     records: tuple[TrialRecord, ...]
     problems: tuple[str, ...]
+    outcomes: Outcomes = field(default_factory=Outcomes, compare=False)
+    """What each trial predicted for each sample, as far as the folder holds it."""
 
     @property
     def groups(self) -> tuple[tuple[str, str], ...]:
         """(data set, backbone) pairs; a table never spans two of them."""
         return tuple(sorted({(record.trial.dataset, record.trial.backbone) for record in self.records}))
-
-
-@dataclass(frozen=True)
-class CaseValue:
-    """A trial's score on one case; `reason` says why there is none."""
-
-    value: float | None
-    reason: str | None = None
-
-    @property
-    def applies(self) -> bool:
-        """False where no method can have a value, so that the case is left out of every row's mean."""
-        return self.reason is None or not self.reason.startswith(NOT_APPLICABLE)
 
 
 def load_board(folder: Path) -> Board:
@@ -82,7 +72,9 @@ def load_board(folder: Path) -> Board:
         found = f"; unreadable: {'; '.join(problems)}" if problems else ""
         raise RecordError(f"no record in {folder}{found}; run a suite into it first: mmbench run SUITE")
     suites = Counter(record.trial.suite for record in records.values())
-    return Board(folder, suites.most_common(1)[0][0], tuple(records.values()), tuple(problems))
+    name = suites.most_common(1)[0][0]
+    found = tuple(records.values())
+    return Board(folder, name, found, tuple(problems), load_outcomes(folder, found))
 
 
 def _completed(record: TrialRecord, path: Path, problems: list[str]) -> TrialRecord:
@@ -91,41 +83,6 @@ def _completed(record: TrialRecord, path: Path, problems: list[str]) -> TrialRec
     except RecordError as error:
         problems.append(f"{name_of(record)}: {error}")
         return record
-
-
-def case_values(record: TrialRecord, track: Track, metric: str) -> tuple[dict[str, CaseValue], Track] | None:
-    """Scores by case on a track, or on the most telling track below it; None if the method has none there.
-
-    Several severities of a case are averaged.
-    """
-    for offered in FALLBACKS[track]:
-        scores: dict[str, list[Score]] = {}
-        for score in record.scores:
-            if (score.track, score.metric) == (offered, metric):
-                scores.setdefault(score.case, []).append(score)
-        if not scores:
-            continue
-        values: dict[str, CaseValue] = {}
-        for case, found in scores.items():
-            numbers = [score.value for score in found if score.value is not None]
-            reason = next((score.reason or "no reason recorded" for score in found if score.value is None), None)
-            values[case] = CaseValue(fmean(numbers), None) if reason is None else CaseValue(None, reason)
-        return values, offered
-    return None
-
-
-def mean_score(record: TrialRecord, track: Track, metric: str) -> float | None:
-    """Mean over all cases that apply to the data; None unless each has a value."""
-    found = case_values(record, track, metric) if record.status == "ok" else None
-    return None if found is None else _over_cases([found[0].get(case, CaseValue(None)) for case in record.trial.cases])
-
-
-def _over_cases(values: Sequence[CaseValue], worst: bool = False) -> float | None:
-    numbers = [value.value for value in values if value.applies]
-    known = [number for number in numbers if number is not None]
-    if not known or len(known) < len(numbers):
-        return None
-    return min(known) if worst else fmean(known)
 
 
 def accuracy_table(board: Board, dataset: str, backbone: str, track: Track, by: By = "case") -> Table:
@@ -164,7 +121,7 @@ def _accuracy_columns(blocks: Sequence[Block]) -> tuple[Column, ...]:
 
 def _with_second(blocks: Sequence[Block], selection: Selection, track: Track) -> tuple[Block, ...]:
     """Beside each column its second score, where leaving out the samples of a scene changes a row as shown."""
-    found = [_scored(record, selection, track) for record in selection.records if record.status == "ok"]
+    found = [scored_on(record, selection, track) for record in selection.records if record.status == "ok"]
     scored = [entry for entry in found if entry is not None]
     placed: list[Block] = []
     for block in blocks:
@@ -175,28 +132,6 @@ def _with_second(blocks: Sequence[Block], selection: Selection, track: Track) ->
     return tuple(placed)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """Scores of a trial by case, and the same with every second score in place of its first."""
-
-    values: Mapping[str, CaseValue]
-    second: Mapping[str, CaseValue]
-    track: Track
-
-    def of(self, block: Block) -> Mapping[str, CaseValue]:
-        return self.second if block.second else self.values
-
-
-def _scored(record: TrialRecord, selection: Selection, track: Track) -> _Scored | None:
-    """Every case of the selection, on the track or on one below it; None if the trial has no score there."""
-    found = case_values(record, track, selection.metric)
-    if found is None:
-        return None
-    values = {case: found[0].get(case, CaseValue(None, "not run")) for case in selection.cases}
-    second = case_values(record, found[1], second_metric(selection.metric))
-    return _Scored(values, {**values, **(second[0] if second else {})}, found[1])
-
-
 def _accuracy_row(
     group: tuple[TrialRecord, ...], selection: Selection, track: Track, blocks: Sequence[Block]
 ) -> Row | None:
@@ -204,11 +139,11 @@ def _accuracy_row(
     finished = [record for record in group if record.status == "ok"]
     if not finished:
         return failed_row(group, len(blocks) + 2)
-    scored = [found for record in finished if (found := _scored(record, selection, track)) is not None]
+    scored = [found for record in finished if (found := scored_on(record, selection, track)) is not None]
     if not scored:
         return None
     cells = [_block_cell([entry.of(block) for entry in scored], block) for block in blocks]
-    cells += [cell_of((_over_cases(tuple(e.values.values()), worst) for e in scored), 100) for worst in (False, True)]
+    cells += [cell_of((over_cases(tuple(e.values.values()), worst) for e in scored), 100) for worst in (False, True)]
     wanted = seeds_wanted(group, selection.seeds)
     skipped = [block.second or selection.idle.issuperset(block.cases) for block in blocks] + [False, False]
     complete = all(cell.n == wanted for cell, skip in zip(cells, skipped, strict=True) if not skip)
@@ -226,10 +161,6 @@ def _block_cell(by_seed: Sequence[Mapping[str, CaseValue]], block: Block) -> Cel
     total = len(by_seed) * len(block.cases)
     counted = (f"{block.key}: {count} of {total} scores absent, {reason}" for reason, count in Counter(reasons).items())
     return replace(cell, notes=tuple(counted))
-
-
-def floats(values: Mapping[str, CaseValue]) -> dict[str, float | None]:
-    return {case: value.value for case, value in values.items()}
 
 
 def seeds_wanted(group: Sequence[TrialRecord], seeds: Sequence[int]) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mmbench.records import Costs, TrialRecord
-from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, mean_score, row_of, slug, sort_rows
+from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, row_of, slug, sort_rows
+from mmbench.report.case_scores import mean_score
 from mmbench.report.comparable import Selection, select
 from mmbench.report.model import Cell, Column, Row, Table, cell_of, mark_best
 from mmbench.report.notes import device_words, how_made, provenance_of

@@ -12,15 +12,14 @@ from mmbench.records import TrialRecord
 from mmbench.report.aggregate import (
     METRIC_LABELS,
     Board,
-    case_values,
     failed_row,
-    floats,
     row_of,
     seeds_wanted,
     slug,
     sort_rows,
 )
 from mmbench.report.blocks import Values, over_corruptions
+from mmbench.report.case_scores import case_values, floats
 from mmbench.report.comparable import Selection, select
 from mmbench.report.conditions import Condition, Group, clean_case, conditions_of, corruptions_of, families_of
 from mmbench.report.model import NO_CASE, ONLY_AVAILABILITY, Cell, Column, Row, Table, cell_of, mark_best

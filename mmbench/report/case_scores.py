@@ -1,0 +1,89 @@
+"""The scores of one trial by case, on a track or on one below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mmbench.cards import NOT_APPLICABLE, Track
+from mmbench.records import Score, TrialRecord
+from mmbench.report.blocks import Block
+from mmbench.report.comparable import FALLBACKS, Selection
+from mmbench.report.second import second_metric
+
+
+@dataclass(frozen=True)
+class CaseValue:
+    """A trial's score on one case; `reason` says why there is none."""
+
+    value: float | None
+    reason: str | None = None
+
+    @property
+    def applies(self) -> bool:
+        """False where no method can have a value, so that the case is left out of every row's mean."""
+        return self.reason is None or not self.reason.startswith(NOT_APPLICABLE)
+
+
+def case_values(record: TrialRecord, track: Track, metric: str) -> tuple[dict[str, CaseValue], Track] | None:
+    """Scores by case on a track, or on the most telling track below it; None if the method has none there.
+
+    Several severities of a case are averaged.
+    """
+    for offered in FALLBACKS[track]:
+        scores: dict[str, list[Score]] = {}
+        for score in record.scores:
+            if (score.track, score.metric) == (offered, metric):
+                scores.setdefault(score.case, []).append(score)
+        if not scores:
+            continue
+        values: dict[str, CaseValue] = {}
+        for case, found in scores.items():
+            numbers = [score.value for score in found if score.value is not None]
+            reason = next((score.reason or "no reason recorded" for score in found if score.value is None), None)
+            values[case] = CaseValue(fmean(numbers), None) if reason is None else CaseValue(None, reason)
+        return values, offered
+    return None
+
+
+def mean_score(record: TrialRecord, track: Track, metric: str) -> float | None:
+    """Mean over all cases that apply to the data; None unless each has a value."""
+    found = case_values(record, track, metric) if record.status == "ok" else None
+    return None if found is None else over_cases([found[0].get(case, CaseValue(None)) for case in record.trial.cases])
+
+
+def over_cases(values: Sequence[CaseValue], worst: bool = False) -> float | None:
+    """Mean, or the worst, over the cases that apply; None unless each has a value."""
+    numbers = [value.value for value in values if value.applies]
+    known = [number for number in numbers if number is not None]
+    if not known or len(known) < len(numbers):
+        return None
+    return min(known) if worst else fmean(known)
+
+
+def floats(values: Mapping[str, CaseValue]) -> dict[str, float | None]:
+    """Without the reasons."""
+    return {case: value.value for case, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a trial by case, and the same with every second score in place of its first."""
+
+    values: Mapping[str, CaseValue]
+    second: Mapping[str, CaseValue]
+    track: Track
+
+    def of(self, block: Block) -> Mapping[str, CaseValue]:
+        return self.second if block.second else self.values
+
+
+def scored_on(record: TrialRecord, selection: Selection, track: Track) -> Scored | None:
+    """Every case of the selection, on the track or on one below it; None if the trial has no score there."""
+    found = case_values(record, track, selection.metric)
+    if found is None:
+        return None
+    values = {case: found[0].get(case, CaseValue(None, "not run")) for case in selection.cases}
+    second = case_values(record, found[1], second_metric(selection.metric))
+    return Scored(values, {**values, **(second[0] if second else {})}, found[1])
