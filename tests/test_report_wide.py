@@ -18,8 +18,8 @@ from mmbench.records import TrialRecord, save_record
 from mmbench.report.aggregate import accuracy_table, load_board
 from mmbench.report.board import write_board
 from mmbench.report.figures import style
+from mmbench.report.heat import case_heat_map
 from mmbench.report.model import Cell, Column, Row, Table
-from mmbench.report.plots import case_heat_map
 from mmbench.report.robustness import robustness_tables
 from mmbench.report.second import is_scene, scene_classes
 from mmbench.report.tables import group_tables, render
@@ -115,10 +115,11 @@ def test_the_heat_map_is_bounded_and_says_what_it_shows() -> None:
     columns = tuple(Column(f"c{i}", f"family/corruption_{i}", "%", 1, "higher") for i in range(40))
     rows = tuple(Row(f"m{i}", "clean", tuple(Cell(50.0, n=1) for _ in columns)) for i in range(200))
     with style():
-        figure = case_heat_map(Table("Accuracy", "t", columns, rows))
-        assert figure is not None
+        drawing = case_heat_map(Table("Accuracy", "t", columns, rows))
+        assert drawing is not None
+    figure = drawing.figure
     assert figure.get_figheight() < 26 and figure.get_figwidth() < 26
-    assert "the first 60 of 200 rows" in figure.axes[0].get_title()
+    assert "the first 34 and the last 6 of 200 rows" in figure.axes[0].get_title()
     assert all(text.get_rotation() == 90 for text in figure.axes[0].get_xticklabels())
 
 

@@ -12,7 +12,9 @@ from mmbench.files import RecordError, write_atomic
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import Board, load_board
 from mmbench.report.comparable import select
+from mmbench.report.figures import Plot
 from mmbench.report.model import plain
+from mmbench.report.outcomes import OUTCOMES, write_outcomes
 from mmbench.report.plots import write_plots
 from mmbench.report.published import reported_tables
 from mmbench.report.tables import FORMATS, check_format, group_tables, write_tables
@@ -53,14 +55,17 @@ def write_board(
     lost = board.problems
     if out is not None and out.resolve() != folder.resolve():
         copied = _publish(board, out)
+        lost += board.outcomes.problems
         board = load_board(out)
         lost = tuple(dict.fromkeys((*lost, *board.problems)))
     tables = write_tables(board, target / TABLES, wanted)
     plots = write_plots(board, target / PLOTS)
-    problems = lost + all_problems(board)
+    problems = lost + board.outcomes.problems + all_problems(board)
     readme = target / README
-    write_atomic(readme, readme_text(board, [plot.relative_to(target) for plot in plots], problems, command).encode())
-    return Written(board, target, (*copied, *tables, *plots, readme), problems)
+    write_atomic(readme, readme_text(board, plots, problems, command).encode())
+    return Written(
+        board, target, (*copied, *tables, *(path for plot in plots for path in (plot.path, plot.svg)), readme), problems
+    )
 
 
 def all_problems(board: Board) -> tuple[str, ...]:
@@ -83,7 +88,7 @@ def _make_folders(target: Path) -> None:
 
 
 def _publish(board: Board, out: Path) -> tuple[Path, ...]:
-    """Copy records, and the suite unless the board has its own; both without what names one machine's folders."""
+    """Copy records, outcomes and the suite unless the board has its own, without what names one machine's folders."""
     (out / RECORDS).mkdir(exist_ok=True)
     written = []
     if (board.folder / SUITE).is_file() and not (out / SUITE).exists():
@@ -93,6 +98,8 @@ def _publish(board: Board, out: Path) -> tuple[Path, ...]:
         path = out / RECORDS / f"{record.trial.id}.json"
         write_atomic(path, (_without_traceback(record).model_dump_json(indent=1) + "\n").encode())
         written.append(path)
+    if write_outcomes(board.outcomes, board.records, out / OUTCOMES):
+        written.append(out / OUTCOMES)
     return tuple(written)
 
 
@@ -113,16 +120,14 @@ def _without_traceback(record: TrialRecord) -> TrialRecord:
     return record.model_copy(update={"failure": record.failure.model_copy(update={"traceback": None})})
 
 
-def readme_text(board: Board, plots: Sequence[Path], problems: Sequence[str], command: str | None) -> str:
+def readme_text(board: Board, plots: Sequence[Plot], problems: Sequence[str], command: str | None) -> str:
     """The board in Markdown: headline table, costs and plots of every data set, how it was made, what is missing."""
     parts = [f"# Leaderboard: {escape_markdown(board.name)}\n"]
     for dataset, backbone in board.groups:
         parts.append(f"## {escape_markdown(dataset)}, {escape_markdown(backbone)}\n")
         for table in group_tables(board, dataset, backbone):
             parts.append(as_markdown(table))
-            parts += [
-                _picture(plot) for plot in plots if plot.suffix == ".png" and plot.stem.rpartition("_")[0] == table.slug
-            ]
+            parts += [_picture(plot) for plot in plots if plot.group == table.slug]
     parts.append("## Reported by the papers\n")
     parts += [as_markdown(table) for table in reported_tables()]
     parts.append(_how_made(board, command))
@@ -132,9 +137,8 @@ def readme_text(board: Board, plots: Sequence[Path], problems: Sequence[str], co
     return "\n".join(parts)
 
 
-def _picture(plot: Path) -> str:
-    what = plot.stem.rpartition("_")[2]
-    return f"![{what}]({plot.as_posix()})\n"
+def _picture(plot: Plot) -> str:
+    return f"![{escape_markdown(plot.alt)}]({PLOTS}/{plot.path.name})\n"
 
 
 def _how_made(board: Board, command: str | None) -> str:

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mmbench.report.aggregate import slug
 from mmbench.report.conditions import Condition, Group, clean_case, corruptions_of, families_of
-from mmbench.report.figures import label, new_figure, row_label
-from mmbench.report.model import Cell, Row, Table
+from mmbench.report.families import Look, look_of
+from mmbench.report.figures import Drawing, label, new_figure, row_label
+from mmbench.report.model import NOT_MEASURED, Cell, Row, Table, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Okabe-Ito and one grey-brown; markers and dashes say the same again without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-MARKERS = "osD^vP*X"
-DASHES = ("-", "--", "-.", ":")
+DASHES = ("-", "--", ":")
+MOST_LINES = 9
 MUTED = "#bdbdbd"
 PANELS_ACROSS = 4
 SCALES = {"severity": "severity", "rate": "share of samples that lack a modality (%)"}
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a row is drawn in every panel and figure."""
+class LineStyle:
+    """How a row is drawn in every panel and figure: its family's colour and marker, dashes by its place in it."""
 
-    colour: str
-    marker: str
-    dashes: str
+    look: Look
+    place: int
+
+    @property
+    def dashes(self) -> str:
+        return DASHES[self.place]
+
+    @property
+    def hollow(self) -> bool:
+        return self.place > 0
 
 
 @dataclass(frozen=True)
@@ -52,22 +59,30 @@ def sheets(conditions: Sequence[Condition]) -> tuple[Sheet, ...]:
     return tuple(found)
 
 
-def looks(rows: Sequence[Row]) -> dict[tuple[str, str], Look]:
-    """(name, regime) -> look, for the first rows as ranked and those that train nothing; the others stay grey.
+def line_styles(rows: Sequence[Row]) -> dict[tuple[str, str], LineStyle]:
+    """(name, regime) -> how its line is drawn: the best row of each family, then further rows as ranked.
 
-    In alphabetical order, so that a row looks the same in every figure of the same rows.
+    Rows beyond these stay grey. Places within a family go by name, so that ranks do not change how a row looks.
     """
     shown = [row for row in rows if any(cell.mean is not None for cell in row.cells)]
-    fixed = [row for row in shown if not row.trained][:1]
-    chosen = [*fixed, *(row for row in shown if row not in fixed)][: len(COLOURS)]
-    names = sorted((row.name, row.regime) for row in chosen)
-    return {key: Look(COLOURS[i], MARKERS[i], DASHES[i % len(DASHES)]) for i, key in enumerate(names)}
+    turns: list[tuple[int, int, Row]] = []
+    seen: Counter[str] = Counter()
+    for rank, row in enumerate(shown):
+        turns.append((seen[row.facts.family], rank, row))
+        seen[row.facts.family] += 1
+    chosen = [row for turn, _, row in sorted(turns, key=lambda t: t[:2]) if turn < len(DASHES)][:MOST_LINES]
+    places: Counter[str] = Counter()
+    styles = {}
+    for row in sorted(chosen, key=lambda row: (row.name, row.regime)):
+        styles[row.name, row.regime] = LineStyle(look_of(row), places[row.facts.family])
+        places[row.facts.family] += 1
+    return styles
 
 
-def curves(table: Table, conditions: Sequence[Condition], sheet: Sheet) -> Figure | None:
+def curves(table: Table, conditions: Sequence[Condition], sheet: Sheet) -> Drawing | None:
     """The panels of one sheet, from a table with a column for every case; None if no row has a number."""
     rows = [row for row in table.rows if not row.reported]
-    styles = looks(rows)
+    styles = line_styles(rows)
     if not styles:
         return None
     across = min(PANELS_ACROSS, len(sheet.groups))
@@ -84,7 +99,9 @@ def curves(table: Table, conditions: Sequence[Condition], sheet: Sheet) -> Figur
         axes.set_ylabel(table.columns[0].unit, fontsize=9)
     for axes in panels.flat[max(0, len(sheet.groups) - across) : len(sheet.groups)]:
         axes.set_xlabel(SCALES[sheet.scale], fontsize=9)
-    figure.suptitle(label(f"{table.title}: {sheet.name}", 100), fontsize=10)
+    spread = any(cell.std for row in rows for cell in row.cells)
+    note = "\nband: one standard deviation over seeds either side" if spread else ""
+    figure.suptitle(label(f"{table.title}: {sheet.name}", 100) + note, fontsize=10)
     handles = dict(zip(*reversed(panels.flat[0].get_legend_handles_labels()), strict=True))
     figure.legend(
         handles.values(),
@@ -94,11 +111,21 @@ def curves(table: Table, conditions: Sequence[Condition], sheet: Sheet) -> Figur
         fontsize=8,
         frameon=False,
     )
-    return figure
+    named = ", ".join(f"{plain(name)} {regime}".removesuffix(f" {NOT_MEASURED}") for name, regime in styles)
+    alt = (
+        f"Line plots of {plain(table.title)} over {SCALES[sheet.scale]}, one panel for each of "
+        f"{', '.join(plain(group.label) for group in sheet.groups)}; in colour: {named}."
+    )
+    part = slug(f"{sheet.scale}-{sheet.name}".replace("_", "-"))
+    return Drawing(figure, "curves", f"{plain(table.title)}: {plain(sheet.name)}", alt, part)
 
 
 def _panel(
-    axes: Axes, table: Table, rows: Sequence[Row], what: tuple[Group, str | None], styles: dict[tuple[str, str], Look]
+    axes: Axes,
+    table: Table,
+    rows: Sequence[Row],
+    what: tuple[Group, str | None],
+    styles: dict[tuple[str, str], LineStyle],
 ) -> None:
     """One corruption; the clean score stands at 0."""
     group, clean = what
@@ -117,18 +144,28 @@ def _panel(
     axes.tick_params(labelsize=8)
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, Cell]], look: Look | None, text: str) -> None:
+def _line(axes: Axes, points: Sequence[tuple[float, Cell]], style: LineStyle | None, text: str) -> None:
     """Means joined by a line with a gap where there is none; the band is one standard deviation either side."""
     x = [place for place, _ in points]
     nan = float("nan")
     y = [nan if cell.mean is None else cell.mean for _, cell in points]
-    if look is None:
+    if style is None:
         axes.plot(x, y, color=MUTED, linewidth=0.8, zorder=1.5, label="other rows")
         return
     spread = [cell.std or 0.0 for _, cell in points]
+    look = style.look
+    face: dict[str, Any] = {"markerfacecolor": "white"} if style.hollow else {}
     axes.plot(
-        x, y, color=look.colour, marker=look.marker, linestyle=look.dashes, linewidth=1.4, markersize=4, label=text
+        x,
+        y,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=style.dashes,
+        linewidth=1.4,
+        markersize=5,
+        label=text,
+        **face,
     )
     if any(spread):
         low, high = ([v + sign * s for v, s in zip(y, spread, strict=True)] for sign in (-1, 1))
-        axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)

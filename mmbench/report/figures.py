@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import seaborn as sns
@@ -15,18 +16,46 @@ from matplotlib.figure import Figure
 
 from mmbench.report.model import Row, plain
 
+T = TypeVar("T")
 DPI = 150
 SPAN_FOR_LOG = 30.0
 """An axis whose largest value exceeds the smallest by more than this is logarithmic."""
+MOST_ROWS = 40
+"""A taller picture is read by nobody; the tables have every row."""
+_LAST_ROWS = 6
 
-# Okabe-Ito hues; the marker says the same again without colour.
-REGIME_STYLES = {
-    "clean": ("#0072B2", "o"),
-    "mixed": ("#D55E00", "s"),
-    "casewise": ("#009E73", "D"),
-    "missing-rate": ("#CC79A7", "^"),
-}
-OTHER_STYLE = ("#555555", "X")
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and what must be said of it; `part` tells several of a kind apart in file names."""
+
+    figure: Figure
+    kind: str
+    title: str
+    alt: str
+    """What the picture shows, in words for those who do not see it."""
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A written plot: the PNG at `path` and an SVG of the same name beside it."""
+
+    path: Path
+    kind: str
+    """cases, curves, seeds, ranks, accuracy-memory, accuracy-time, bars, memory, training, confusion, reliability."""
+    title: str
+    alt: str
+    group: str
+    """Slug of the table whose numbers it shows; the file name begins with it."""
+
+    @property
+    def slug(self) -> str:
+        return self.path.stem
+
+    @property
+    def svg(self) -> Path:
+        return self.path.with_suffix(".svg")
 
 
 @contextmanager
@@ -57,6 +86,14 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     return png, svg
 
 
+def save_drawing(drawing: Drawing | None, out: Path, group: str) -> tuple[Plot, ...]:
+    """Write `group_part` (or `group_kind`) into a folder; nothing for None."""
+    if drawing is None:
+        return ()
+    png, _ = save(drawing.figure, out / f"{group}_{drawing.part or drawing.kind}")
+    return (Plot(png, drawing.kind, drawing.title, drawing.alt, group),)
+
+
 def label(text: str, longest: int = 34) -> str:
     """A label as matplotlib shows it literally; `$` would start a formula."""
     line = plain(text)
@@ -68,6 +105,18 @@ def row_label(row: Row) -> str:
     """Method and regime in one line; a mean over some of the seeds only says so."""
     partial = not row.complete and any(cell.mean is not None for cell in row.cells)
     return label(row.name) + (f", {row.regime}" if row.trained else "") + (" (incomplete)" if partial else "")
+
+
+def shown_rows(rows: Sequence[T]) -> list[T]:
+    """All of them if they fit a picture; else the first ones, and the last few so that the bottom is seen too."""
+    if len(rows) <= MOST_ROWS:
+        return list(rows)
+    return [*rows[: MOST_ROWS - _LAST_ROWS], *rows[-_LAST_ROWS:]]
+
+
+def left_out(shown: int, of: int) -> str:
+    """What a title adds where `shown_rows` left some out."""
+    return "" if shown == of else f" (the first {shown - _LAST_ROWS} and the last {_LAST_ROWS} of {of} rows)"
 
 
 def spans_far(values: list[float]) -> bool:

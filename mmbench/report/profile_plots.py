@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from scipy.stats import spearmanr
 
 from mmbench.profile_rows import ProfileRow
+from mmbench.report.bars import Memory, parts_of, stacked_bars
 from mmbench.report.figures import label, new_figure, save, spans_far, style
 from mmbench.report.scatter import Point, place_labels
 
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GIB = 2.0**30
-# Okabe-Ito hues from dark to light, so that the order survives grey printing.
-PARTS = (
-    ("weights", "parameters_bytes", "#0072B2"),
-    ("gradients", "gradients_bytes", "#D55E00"),
-    ("optimiser", "optimizer_bytes", "#CC79A7"),
-    ("activations", "activations_bytes", "#56B4E9"),
-)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 MOST_BARS = 60
@@ -53,25 +47,9 @@ def memory_bars(rows: Sequence[ProfileRow]) -> Figure | None:
     ordered = sorted(rows, key=_state, reverse=True)[:MOST_BARS]
     if not ordered:
         return None
-    figure = new_figure(8.0, 1.4 + 0.3 * len(ordered))
-    axes = figure.subplots()
-    heights = range(len(ordered))
-    left = [0.0] * len(ordered)
-    for name, field, colour in PARTS:
-        widths = [getattr(row.counts.state, field) / GIB for row in ordered if row.counts is not None]
-        axes.barh(heights, widths, left=left, color=colour, label=name, height=0.72)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    for height, total in zip(heights, left, strict=True):
-        axes.annotate(f"{total:.3g}", (total, height), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(list(heights), [_name(row, rows) for row in ordered], fontsize=8.5)
-    axes.set_ylim(len(ordered) - 0.4, -0.6)  # largest on top
-    axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, max(left) * 1.1)
-    axes.set_xlabel("training state of one step (GiB)")
+    bars = [Memory(_name(row, rows), parts_of(row.counts.state)) for row in ordered if row.counts is not None]
     left_out = f" (the {MOST_BARS} largest of {len(rows)})" if len(rows) > MOST_BARS else ""
-    axes.set_title(label(f"What the memory of a training step is made of{left_out}", 100), fontsize=10)
-    figure.legend(loc="outside lower center", ncols=len(PARTS), frameon=False, fontsize=9)
-    return figure
+    return stacked_bars(bars, ("GiB", GIB), label(f"What the memory of a training step is made of{left_out}", 100))
 
 
 def time_against_memory(rows: Sequence[ProfileRow]) -> Figure | None:
@@ -116,7 +94,7 @@ def _scatter(
         colour, marker = ("#009E73", "D") if best else ("#777777", "o")
         axes.plot(x, y, marker=marker, color=colour, markersize=6, linestyle="none", zorder=3)
         if best or len(points) <= MOST_LABELS or name in extremes:
-            named.append(Point(x, y, 0.0, name, "", best))
+            named.append(Point(x, y, 0.0, name, best))
     for column, scale in zip(zip(*points, strict=True), (axes.set_xscale, axes.set_yscale), strict=True):
         if spans_far(list(column)):
             scale("log")
