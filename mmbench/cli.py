@@ -70,6 +70,8 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="Start at most so many trials.")] = None,
     retry: Annotated[list[str] | None, typer.Option(help="Run records of this status again, e.g. crashed.")] = None,
+    executor: Annotated[str, typer.Option(help="Where trials run: local, slurm or ray.")] = "local",
+    executor_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, e.g. partition=gpu.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the grid and its cost, run nothing.")] = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -78,7 +80,17 @@ def run(
     use_plugins(plugin)
     from mmbench.runner import RunRequest, dry_run_suite, run_command
 
-    request = RunRequest(suite, out, tuple(overrides or ()), device, workers, limit, tuple(retry or ()))
+    request = RunRequest(
+        suite,
+        out,
+        tuple(overrides or ()),
+        device,
+        workers,
+        limit,
+        tuple(retry or ()),
+        executor,
+        tuple(executor_option or ()),
+    )
     if dry_run:
         dry_run_suite(request, json)
         return
@@ -91,7 +103,7 @@ def run(
 def trial(folder: Annotated[Path, typer.Argument(help="A trial's folder.")], device: DeviceOption = None) -> None:
     """Run one trial of a sweep (what `run` starts as a fresh process)."""
     from mmbench.bench import pick_device
-    from mmbench.executors.local import BUSY
+    from mmbench.executors.base import BUSY
     from mmbench.run import Interrupted, run_trial
 
     try:

@@ -35,6 +35,8 @@ class RunRequest:
     workers: int | None = None
     limit: int | None = None
     retry: tuple[str, ...] = ()
+    executor: str = "local"
+    executor_options: tuple[str, ...] = ()
 
     def statuses(self) -> tuple[Status, ...]:
         for status in self.retry:
@@ -60,9 +62,12 @@ def run_command(request: RunRequest, quiet: bool, as_json: bool) -> Any:
     retry = request.statuses()
     rows(suite)  # unknown names end here, before anything heavy is imported or built
     from mmbench.bench import pick_device
+    from mmbench.executors.choose import Choice
     from mmbench.sweep import SweepOptions, run_suite
 
-    options = SweepOptions(pick_device(request.device), request.workers, request.limit, retry)
+    choice = Choice(request.executor, request.executor_options, request.device)
+    here = request.device if choice.name == "local" else None  # a login node need not have what the trials run on
+    options = SweepOptions(pick_device(here), request.workers, request.limit, retry, choice)
     out = request.out or Path("runs") / suite.name
     with make_listener(quiet, as_json) as listener:
         result = run_suite(suite, out, options, listener)

@@ -7,10 +7,9 @@ resumes after any interruption, and two sweeps on one folder share the work.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,37 +17,17 @@ import torch
 import yaml
 
 from mmbench.assets import assets_digest, use_assets
-from mmbench.claims import claimed, is_claimed
 from mmbench.config import Suite
-from mmbench.environment import environment
-from mmbench.errors import ConfigError, MMBenchError
-from mmbench.executors.local import BUSY, INTERRUPTED, Finished, LocalExecutor, local_slots
+from mmbench.dispatch import Dispatcher, Event, Listener
+from mmbench.errors import ConfigError
+from mmbench.executors.base import Executor
+from mmbench.executors.choose import Choice, make_executor
 from mmbench.files import RecordError, write_atomic
 from mmbench.prepare import Progress, prepare_data, reopen_data, with_frozen
-from mmbench.records import MARKER, RECORD, Failure, Status, TrialRecord, is_done, load_record, save_record
-from mmbench.run import facts, sigterm_raises
+from mmbench.records import MARKER, RECORD, Status, is_done, load_record
+from mmbench.run import sigterm_raises
 from mmbench.source import prepare_backbone
-from mmbench.trials import Digests, Row, Trial, make_trial, read_trial, rows, suite_cases
-
-POLL_SECONDS = 0.1
-STARTS = 2
-"""How often a trial is started whose worker was killed before it could leave a record."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a person watching a sweep wants to know."""
-
-    kind: str
-    """data, backbone, planned, started, finished, waiting, retried."""
-    what: str
-    status: str = ""
-    done: int = 0
-    total: int = 0
-    seconds: float = 0.0
-
-
-Listener = Callable[[Event], None]
+from mmbench.trials import Digests, Row, Trial, make_trial, rows, suite_cases
 
 
 @dataclass(frozen=True)
@@ -59,6 +38,7 @@ class SweepOptions:
     """Start at most so many trials."""
     retry: tuple[Status, ...] = ()
     """Statuses whose records are put aside and run again."""
+    choice: Choice = field(default_factory=Choice)
 
 
 @dataclass(frozen=True)
@@ -126,7 +106,16 @@ def run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener =
 
 def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener) -> SweepResult:
     _open_folder(out, suite)
-    planned = plan(suite, out, options.device, listen)
+    executor = make_executor(options.choice, options.workers, options.device, out)  # what it lacks is told at the door
+    try:
+        return _run_trials(plan(suite, out, options.device, listen), executor, options, listen)
+    finally:
+        executor.stop()
+
+
+def _run_trials(
+    planned: list[tuple[Trial, Path]], executor: Executor, options: SweepOptions, listen: Listener
+) -> SweepResult:
     folders = _write_specs(planned)
     bases = {folder: folder.parent / trial.base for trial, folder in planned if trial.base is not None}
     again = {folder for folder in folders if _has_status(folder, options.retry)}
@@ -135,9 +124,7 @@ def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener)
             _put_aside(folder)
     pending = [folder for folder in folders if not is_done(folder)]
     started = pending[: options.limit] if options.limit is not None else pending
-    slots = local_slots(options.device.type, options.workers, _gpus(options.device), _cores())
-    loop = _Loop(LocalExecutor(slots), started, bases, listen)
-    loop.run(options.device, len(folders) - len(pending), len(folders))
+    Dispatcher(executor, started, bases, listen).run(options.device, len(folders) - len(pending), len(folders))
     statuses = Counter(load_record(folder / RECORD).status for folder in folders if is_done(folder))
     return SweepResult(Counter(statuses), len(folders) - sum(statuses.values()))
 
@@ -171,116 +158,3 @@ def _put_aside(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # there is none, or another sweep was quicker
         (folder / MARKER).unlink()
         (folder / RECORD).replace(folder / f"{RECORD}.old")
-
-
-def _gpus(device: torch.device) -> tuple[str, ...]:
-    """The GPU that was asked for by number, else all that are visible."""
-    if device.index is not None:
-        return (str(device.index),)
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(named.split(",")) if named else tuple(str(i) for i in range(torch.cuda.device_count()))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Loop:
-    """Starts workers while there is room, and settles what they leave behind. A trial waits for its base."""
-
-    def __init__(
-        self, executor: LocalExecutor, folders: list[Path], bases: Mapping[Path, Path], listen: Listener
-    ) -> None:
-        self._executor, self._bases, self._listen = executor, bases, listen
-        self._queue = deque(folders)
-        self._elsewhere: list[Path] = []
-        self._waiting: dict[Path, list[Path]] = {}  # base -> what starts once it is done
-        self._ahead = set(folders)  # not yet counted
-        self._starts: Counter[Path] = Counter()
-        self._done = self._total = 0
-
-    def run(self, device: torch.device, done: int, total: int) -> None:
-        """Until nothing is left; `done` of the sweep's `total` trials were finished before."""
-        self._done, self._total = done, total
-        try:
-            while self._queue or self._elsewhere or self._executor.running():
-                self._start()
-                for finished in self._executor.collect():
-                    self._settle(finished, device)
-                self._look_elsewhere()
-                time.sleep(POLL_SECONDS)
-        finally:
-            self._executor.stop()
-
-    def _start(self) -> None:
-        while self._queue and self._executor.has_room():
-            folder = self._queue.popleft()
-            if is_done(folder):
-                self._count(folder)
-            elif is_claimed(folder):
-                self._elsewhere.append(folder)
-                self._listen(Event("waiting", folder.name))
-            elif not self._has_base(folder):
-                self._wait_for_base(folder)
-            else:
-                self._executor.submit(folder)
-                self._starts[folder] += 1
-                self._listen(Event("started", folder.name, done=self._done, total=self._total))
-
-    def _has_base(self, folder: Path) -> bool:
-        return folder not in self._bases or is_done(self._bases[folder])
-
-    def _wait_for_base(self, folder: Path) -> None:
-        base = self._bases[folder]
-        self._waiting.setdefault(base, []).append(folder)
-        if base not in self._ahead:  # it was done when this sweep began, and another one has put its record aside
-            self._ahead.add(base)
-            self._queue.append(base)
-            self._done -= 1
-
-    def _settle(self, finished: Finished, device: torch.device) -> None:
-        if is_done(finished.folder):
-            self._count(finished.folder)
-        elif finished.code == BUSY:
-            self._elsewhere.append(finished.folder)
-        elif not self._has_base(finished.folder):
-            self._queue.append(finished.folder)
-        elif (finished.code < 0 or finished.code == INTERRUPTED) and self._starts[finished.folder] < STARTS:
-            self._queue.append(finished.folder)
-            self._listen(Event("retried", finished.folder.name, f"its worker was ended (exit code {finished.code})"))
-        else:
-            with claimed(finished.folder) as mine:
-                if mine and not is_done(finished.folder):
-                    save_record(_crash(finished, device), finished.folder)
-            self._queue.append(finished.folder)  # counted there, or waited for if another process has it by now
-
-    def _look_elsewhere(self) -> None:
-        """Trials of another sweep: counted when they are done, taken over when their worker is gone."""
-        for folder in list(self._elsewhere):
-            if is_done(folder) or not is_claimed(folder):
-                self._elsewhere.remove(folder)
-                self._queue.append(folder)
-
-    def _count(self, folder: Path) -> None:
-        self._done += 1
-        self._ahead.discard(folder)
-        self._queue.extend(self._waiting.pop(folder, ()))
-        try:
-            record = load_record(folder / RECORD)
-        except MMBenchError as error:
-            self._listen(Event("finished", folder.name, str(error), self._done, self._total))
-            return
-        seconds = record.costs.seconds.wall if record.costs else 0.0
-        self._listen(Event("finished", folder.name, record.status, self._done, self._total, seconds))
-
-
-def _crash(finished: Finished, device: torch.device) -> TrialRecord:
-    """The record of a worker that could not write its own."""
-    how = f"killed by signal {-finished.code}" if finished.code < 0 else f"exit code {finished.code}"
-    if finished.code == -9:
-        how += " (out of host memory, unless someone ended it)"
-    failure = Failure(
-        kind="WorkerDied", message=f"the worker ended without a record: {how}", traceback=finished.stderr or None
-    )
-    trial = read_trial(finished.folder)
-    return TrialRecord(status="crashed", failure=failure, trial=facts(trial), environment=environment(device))

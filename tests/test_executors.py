@@ -17,7 +17,8 @@ import torch
 
 from mmbench.environment import WORKERS
 from mmbench.executors import local
-from mmbench.executors.local import BUSY, Finished, LocalExecutor, Slot
+from mmbench.executors.base import BUSY, Finished
+from mmbench.executors.local import LocalExecutor, Slot
 from mmbench.outputs import load_states
 from mmbench.records import RECORD, load_record
 from mmbench.registry import ROOT

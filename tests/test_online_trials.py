@@ -17,13 +17,15 @@ import torch
 from mmbench import run_online
 from mmbench.claims import claimed
 from mmbench.config import Suite
+from mmbench.dispatch import Event
 from mmbench.errors import ConfigError
-from mmbench.executors.local import BUSY, Finished, Slot, local_slots
+from mmbench.executors.base import BUSY, Finished
+from mmbench.executors.local import Slot, local_slots
 from mmbench.outputs import PREDICTIONS, STATES
 from mmbench.records import MARKER, RECORD, Status, TrialRecord, is_done, load_record
 from mmbench.run import run_trial
 from mmbench.suite_file import parse_suite
-from mmbench.sweep import Event, SweepOptions, _write_specs, plan, run_suite
+from mmbench.sweep import SweepOptions, _write_specs, plan, run_suite
 from mmbench.trials import Digests, make_trial, read_trial, rows
 
 CPU = torch.device("cpu")
@@ -232,7 +234,7 @@ class InProcess:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmbench.sweep.LocalExecutor", InProcess)
+    monkeypatch.setattr("mmbench.executors.local.LocalExecutor", InProcess)
 
 
 def swept(out: Path, retry: tuple[Status, ...] = (), **changes: object) -> list[str]:
@@ -302,7 +304,7 @@ def test_a_base_put_aside_by_another_sweep_runs_again(tmp_path: Path, monkeypatc
         (base / MARKER).unlink()  # after this sweep has seen that the base is done
         return local_slots(*args)
 
-    monkeypatch.setattr("mmbench.sweep.local_slots", meddle)
+    monkeypatch.setattr("mmbench.executors.local.local_slots", meddle)
     result = run_suite(suite(methods=methods), tmp_path, SweepOptions(CPU, 1))
     assert result.statuses == {"ok": 2} and is_done(online)
 

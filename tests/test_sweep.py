@@ -19,6 +19,7 @@ import yaml
 
 from mmbench.claims import CLAIM
 from mmbench.config import Suite
+from mmbench.dispatch import Event
 from mmbench.errors import ConfigError
 from mmbench.executors.local import local_slots
 from mmbench.files import RecordError
@@ -27,7 +28,7 @@ from mmbench.records import MARKER, RECORD, load_record
 from mmbench.registry import ROOT
 from mmbench.run import run_trial
 from mmbench.suite_file import parse_suite
-from mmbench.sweep import Event, SweepOptions, plan, run_suite
+from mmbench.sweep import SweepOptions, plan, run_suite
 from mmbench.trials import read_trial
 
 CPU = torch.device("cpu")

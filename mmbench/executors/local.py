@@ -8,32 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.environment import WORKERS
-from mmbench.executors.workers import LOST, Template, Worker, end, execute
-from mmbench.registry import ROOT
+from mmbench.executors.base import ENTRY, GRACE_SECONDS, STDERR, Finished, tail
+from mmbench.executors.workers import Template, Worker, end, execute
 
-GRACE_SECONDS = 30.0
-"""How long a trial may take to leave after SIGTERM before it is killed."""
-BUSY = LOST
-"""Exit code of a worker that found its trial claimed by another process; a lost one may still hold its claim."""
-INTERRUPTED = 130
-"""Exit code of a worker that was asked to stop; its trial has no record and runs again."""
-STDERR = "stderr.txt"
-# The file, not `-m`: that would put the current folder first on the path, where another `methods` may lie.
-ENTRY = ROOT / "mmbench" / "__main__.py"
 PRELOAD = ("mmbench.cli", "mmbench.run")
 """What every trial imports. A method's own libraries are left to its trials: a peak of memory counts them where they
 are used, and only there."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A worker process that ended."""
-
-    folder: Path
-    code: int
-    """Exit code; negative is the signal that ended it."""
-    stderr: str
-    """The last lines it wrote."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +70,7 @@ class LocalExecutor:
             if code is not None:
                 del self._running[folder]
                 self._free.append(slot)
-                ended.append(Finished(folder, code, _tail(folder / STDERR)))
+                ended.append(Finished(folder, code, tail(folder / STDERR)))
         return ended
 
     def stop(self) -> None:
@@ -100,13 +80,6 @@ class LocalExecutor:
         for template in self._templates.values():
             template.close()
         self._templates.clear()
-
-
-def _tail(path: Path, size: int = 2000) -> str:
-    try:
-        return path.read_bytes()[-size:].decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def local_slots(device: str, workers: int | None, gpus: tuple[str, ...], cores: int) -> tuple[Slot, ...]:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mmbench.executors import template
+from mmbench.executors.base import BUSY
 
-LOST = 75
-"""Exit code told of a worker whose template died: what became of it is to be seen from its claim and its record."""
 POLL_SECONDS = 0.02
 
 
@@ -86,8 +85,9 @@ class Template:
         return not self._gone
 
     def code(self, number: int) -> int | None:
+        """Its exit code, if it ended. What became of it once the template died, its claim and record tell."""
         self._read()
-        return self._codes.get(number, LOST if self._gone else None)
+        return self._codes.get(number, BUSY if self._gone else None)
 
     def signal(self, number: int, sig: int) -> None:
         self._read()

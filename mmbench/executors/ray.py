@@ -1,0 +1,91 @@
+"""Trials as Ray core tasks, each of which starts a fresh process with its share of the node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmbench.errors import ConfigError
+from mmbench.executors.base import STDERR, Finished, Share, parse_options, tail
+from mmbench.executors.there import run_there
+
+OPTIONS: dict[str, type] = {"address": str, "cpus": int}
+LOST = -9
+"""Exit code told of a task whose Ray worker or node died."""
+PASSED_ON = ("MMBENCH_", "PYTHONPATH")
+"""Beginnings of the names of environment variables that trials on other nodes need too."""
+
+
+class RayExecutor:
+    """Every trial is a task that is not retried by Ray: the sweep decides what runs again.
+
+    Without an address a Ray of its own is started on this machine. Raises ConfigError if Ray is missing or cannot be
+    reached.
+    """
+
+    def __init__(self, share: Share, words: tuple[str, ...]):
+        options = parse_options(words, OPTIONS, "ray")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a benchmark reports to nobody
+        self._ray = _connected(str(options.get("address", "local")))
+        self._share = Share(share.device, int(options.get("cpus", share.threads)))
+        self._check_nodes()
+        self._task = self._ray.remote(
+            num_cpus=self._share.threads, num_gpus=1 if share.device == "cuda" else 0, max_retries=0
+        )(run_there)
+        self._variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        self._running: dict[Any, Path] = {}
+
+    def _check_nodes(self) -> None:
+        """Raises ConfigError where Ray would wait for ever."""
+        wanted = {"CPU": float(self._share.threads), **({"GPU": 1.0} if self._share.device == "cuda" else {})}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0.0) >= need for name, need in wanted.items()) for node in nodes):
+            words = " and ".join(f"{need:g} {name}" for name, need in wanted.items())
+            raise ConfigError(f"no node of the Ray cluster has {words} for a trial; set --executor-option cpus=N")
+
+    def has_room(self) -> bool:
+        return True
+
+    def running(self) -> tuple[Path, ...]:
+        return tuple(self._running.values())
+
+    def submit(self, folder: Path) -> None:
+        place = str(folder.resolve())
+        self._running[self._task.remote(place, self._share.device, self._share.threads, self._variables)] = folder
+
+    def collect(self) -> list[Finished]:
+        if not self._running:
+            return []
+        ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        return [self._finish(reference) for reference in ready]
+
+    def _finish(self, reference: Any) -> Finished:
+        folder = self._running.pop(reference)
+        try:
+            code = int(self._ray.get(reference))
+        except self._ray.exceptions.RayError as error:
+            return Finished(folder, LOST, f"the Ray worker ended: {str(error).splitlines()[0][:300]}")
+        return Finished(folder, code, tail(folder / STDERR))
+
+    def stop(self) -> None:
+        for reference in self._running:
+            self._ray.cancel(reference)  # interrupts the task, which asks its trial to leave
+        if self._running:
+            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=40)
+        self._running = {}
+        self._ray.shutdown()
+
+
+def _connected(address: str) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError('executor ray needs Ray: pip install "mmbench[ray]"') from None
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False) if address == "local" else ray.init(
+            address=address, log_to_driver=False
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"cannot reach Ray at '{address}': {str(error).splitlines()[0][:200]}") from None
+    return ray
