@@ -265,7 +265,7 @@ def load_record(path: Path) -> TrialRecord:
         return TrialRecord.model_validate(_upgrade(content))
     except OSError as error:
         raise RecordError(f"cannot read record {path}: {error.strerror}") from None
-    except (ValidationError, ValueError, TypeError, AttributeError) as error:
+    except (ValidationError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"record {path} is damaged or not a record: {' '.join(str(error).split())[:300]}") from None
 
 
