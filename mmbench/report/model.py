@@ -50,8 +50,8 @@ class Cell:
 class Facts:
     """What a row is, in the words of its trials; empty for figures of a paper."""
 
-    method: str = ""
-    """The registered name; a row's own name is its label in the suite."""
+    registered: str = ""
+    """The method's registered name; what tables call it may be a label of the suite."""
     family: str = ""
     strategies: tuple[str, ...] = ()
     online: str = ""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from mmbench.errors import UnknownNameError
+from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.files import write_atomic
 from mmbench.report.aggregate import Board, accuracy_table
 from mmbench.report.blocks import By
@@ -16,14 +14,18 @@ from mmbench.report.comparable import select
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.html import as_html
 from mmbench.report.latex import as_latex
+from mmbench.report.machine import as_csv, as_json, as_parquet
 from mmbench.report.model import Table
 from mmbench.report.online import online_tables
 from mmbench.report.published import reported_tables
 from mmbench.report.robustness import robustness_tables
 from mmbench.report.text import as_markdown, as_text
 
-Format = Literal["txt", "md", "csv", "tex", "html"]
+Format = Literal["txt", "md", "csv", "tex", "html", "json", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+WHOLE: tuple[Format, ...] = ("html", "json", "parquet")
+"""Formats of which one file holds all tables."""
+_EVERY_CASE: tuple[Format, ...] = ("csv", "json", "parquet")
 
 
 def group_tables(board: Board, dataset: str, backbone: str, by: By = "family") -> tuple[Table, ...]:
@@ -41,8 +43,11 @@ def group_tables(board: Board, dataset: str, backbone: str, by: By = "family") -
 
 
 def all_tables(board: Board, fmt: str = "txt") -> tuple[Table, ...]:
-    """Those of every data set and backbone; at the end what the papers report. CSV has a column for every case."""
-    by: By = "case" if fmt == "csv" else "family"
+    """Those of every data set and backbone; at the end what the papers report.
+
+    Formats for programs have a column for every case.
+    """
+    by: By = "case" if fmt in _EVERY_CASE else "family"
     groups = [table for dataset, backbone in board.groups for table in group_tables(board, dataset, backbone, by)]
     return (*groups, *reported_tables())
 
@@ -50,7 +55,7 @@ def all_tables(board: Board, fmt: str = "txt") -> tuple[Table, ...]:
 def render(table: Table, fmt: str) -> str:
     """One table as text.
 
-    Raises UnknownNameError for a format that does not exist.
+    Raises UnknownNameError for a format that does not exist, ConfigError for one that is no text.
     """
     match check_format(fmt):
         case "txt":
@@ -63,6 +68,23 @@ def render(table: Table, fmt: str) -> str:
             return as_latex(table)
         case "html":
             return as_html(table.title, (table,))
+        case "json":
+            return as_json(table.title, (table,))
+        case "parquet":
+            raise ConfigError("parquet is no text; choose another table format, or write the tables to a folder")
+
+
+def render_all(title: str, tables: Sequence[Table], fmt: str) -> bytes:
+    """All tables as one document; those of formats that have none follow each other. Raises UnknownNameError."""
+    match check_format(fmt):
+        case "html":
+            return as_html(title, tables).encode()
+        case "json":
+            return as_json(title, tables).encode()
+        case "parquet":
+            return as_parquet(tables)
+        case single:
+            return "\n".join(render(table, single) for table in tables).encode()
 
 
 def check_format(fmt: str) -> Format:
@@ -73,34 +95,19 @@ def check_format(fmt: str) -> Format:
     raise UnknownNameError("table format", fmt, FORMATS)
 
 
-def as_csv(table: Table) -> str:
-    """One line a cell: plain numbers in the column's unit, empty where there is none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("method", "regime", "source", "measure", "unit", "mean", "std", "n", "word", "notes"))
-    for row in table.rows:
-        source = "reported" if row.reported else "measured"
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            word = cell.word if cell.mean is None else ""
-            mean, std = ("" if value is None else f"{value:.10g}" for value in (cell.mean, cell.std))
-            notes = "; ".join((*row.notes, *cell.notes))
-            writer.writerow((row.name, row.regime, source, column.key, column.unit, mean, std, cell.n, word, notes))
-    return out.getvalue()
-
-
 def write_tables(board: Board, out: Path, formats: Iterable[str] = FORMATS) -> tuple[Path, ...]:
-    """One file a table and format, and one page with all tables for HTML; returns what was written."""
+    """One file a table and format, or one with all tables for HTML, JSON and parquet; returns what was written."""
     wanted = [check_format(fmt) for fmt in formats]
     out.mkdir(parents=True, exist_ok=True)
+    made = {every: all_tables(board, "csv" if every else "txt") for every in {fmt in _EVERY_CASE for fmt in wanted}}
     written: list[Path] = []
-    pages = all_tables(board)
     for fmt in wanted:
-        tables = all_tables(board, fmt) if fmt == "csv" else pages
-        if fmt == "html":
-            contents = {out / "tables.html": as_html(board.name, tables)}
+        tables = made[fmt in _EVERY_CASE]
+        if fmt in WHOLE:
+            contents = {out / f"tables.{fmt}": render_all(board.name, tables, fmt)}
         else:
-            contents = {out / f"{table.slug}.{fmt}": render(table, fmt) for table in tables}
+            contents = {out / f"{table.slug}.{fmt}": render(table, fmt).encode() for table in tables}
         for path, content in contents.items():
-            write_atomic(path, content.encode())
+            write_atomic(path, content)
         written.extend(contents)
     return tuple(written)
