@@ -1,4 +1,4 @@
-"""Failing cameras and links: sensor/* of pictures."""
+"""Failing cameras and links: sensor/* of pictures and films."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from corruptions.sensor_audio import gilbert
 from mmbench.registry import corruption
 from mmbench.rng import Draws
 
+FROZEN_TENTHS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5}  # of the film, for which the picture has stood still
 DEAD_CHANNELS = {1: (1, 0.5), 2: (1, 0.25), 3: (1, 0.0), 4: (2, 0.25), 5: (2, 0.0)}  # how many, what is left of them
 DEAD_SHARE = {1: 0.01, 2: 0.05, 3: 0.1, 4: 0.2, 5: 0.4}
 OCCLUDED_SHARE = {1: 0.05, 2: 0.1, 3: 0.2, 4: 0.35, 5: 0.5}
@@ -23,6 +24,23 @@ SHARED = {
     "stage": "image",
     "variant": "sensor-1",
 }
+
+
+@corruption(
+    "sensor/frozen_frame",
+    family="sensor",
+    modality="vision",
+    stage="sample",
+    variant="sensor-1",
+    deterministic=True,
+    requires="moving-pictures",
+    reference="the picture of .1 .2 .3 .4 .5 of the film ago: 1 2 3 4 5 of ten pictures",
+    note="never before the first picture; of less than ten pictures several severities may show the same one",
+)
+def frozen_frame(number: Tensor, draws: Draws, severity: int) -> Tensor:
+    """The camera has stopped: an earlier picture is still shown."""
+    back = -(-FROZEN_TENTHS[severity] * draws.lengths // 10)  # (B,), rounded up, so that any film shows an earlier one
+    return (number - back).clamp(min=0)
 
 
 @corruption(

@@ -125,7 +125,7 @@ class OnlineCard:
 Modality = Literal["audio", "vision"]
 StageName = Literal["sample", "waveform", "image", "fbank", "normalised", "missing"]
 STAGES: Mapping[StageName, str] = {
-    "sample": "before everything else: the sound (B, S) or the picture (B, 3, H, W) as stored",
+    "sample": "before everything else: the sound (B, S) as stored, or (B,) int64, which picture of a film is shown",
     "waveform": "sound (B, S) float32 in [-1, 1], 16 kHz, rounded to 16 bits afterwards",
     "image": "picture (B, 3, H, W) uint8 RGB",
     "fbank": "log-mel (B, T, 128) float32, not normalised",

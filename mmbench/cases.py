@@ -104,11 +104,13 @@ def parse_reference(text: str) -> Reference:
     return Reference(name, int(scale), card)
 
 
-def unmet(case: Case, still_pictures: bool) -> str | None:
-    """Why a case means nothing on such data; None where it applies."""
+def unmet(case: Case, still_pictures: bool, pictures: int = 1) -> str | None:
+    """Why a case means nothing on data with so many pictures a sample; None where it applies."""
     cards = [parse_reference(text).card for text in (case.audio, case.vision) if text]
     if still_pictures and any(card.requires == "moving-pictures" for card in cards):
         return f"{NOT_APPLICABLE}still pictures"
+    if pictures == 1 and any(card.modality == "vision" and card.stage == "sample" for card in cards):
+        return f"{NOT_APPLICABLE}one picture a sample"
     return None
 
 

@@ -52,6 +52,9 @@ class DataConfig(Config):
     manifest: Path | None = None
     label_csv: Path | None = None
     multi_label: bool = False
+    frames: int = Field(default=1, ge=1)
+    """Pictures of a clip, for a manifest: with more than one, every clip must hold just these, frame_0 to frame_N-1.
+    Training shows each sample one of them, drawn in every epoch, a test the middle one. 1: the middle one of ten."""
     samples: int | None = Field(default=None, gt=0)
     """Number of samples; for generated data only."""
     seed: int = 0

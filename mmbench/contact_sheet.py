@@ -155,7 +155,7 @@ def _write(subject: Subject, samples: Samples, folder: Path) -> Iterator[str]:
         yield f"wrote {folder / stem}: {len(seen) * len(samples.titles)} sounds, 16 kHz, 16 bit"
     if subject.spectrogram_stage:
         yield f"{subject.name} acts on the spectrogram (stage {subject.spectrogram_stage}): there is no sound to write"
-    if reason := unmet(cases[-1], samples.still_pictures):
+    if reason := unmet(cases[-1], samples.still_pictures, samples.pictures):
         yield f"{subject.name} on {samples.dataset}: {reason}; shown, but never scored"
 
 
@@ -167,7 +167,7 @@ def _sheet(subject: Subject, seen: Sequence[Corrupted], samples: Samples) -> She
         for label, one in zip(labels, seen, strict=True)
     ]
     reference = "; ".join(dict.fromkeys(card.reference for card in subject.cards))
-    reason = unmet(subject.case(subject.severities[-1]), samples.still_pictures)
+    reason = unmet(subject.case(subject.severities[-1]), samples.still_pictures, samples.pictures)
     remark = f" ({reason}; shown, but never scored)" if reason else ""
     return Sheet(subject.title, f"{reference}{remark}", samples.titles, tuple(rows), _foot([subject], samples))
 

@@ -20,7 +20,7 @@ CorruptionFunction = Callable[[Tensor, Draws, int], Tensor]
 class Stage(str, Enum):
     """Where in the pipeline a corruption acts, in the order in which they are applied."""
 
-    SAMPLE = "sample"  # before everything: (B, S) float32 waveform or (B, 3, H, W) uint8 image
+    SAMPLE = "sample"  # before everything: (B, S) float32 waveform, or (B,) int64, which picture of a film is shown
     WAVEFORM = "waveform"  # (B, S) float32 in [-1, 1], 16 kHz; rounded to 16 bits afterwards
     IMAGE = "image"  # (B, 3, H, W) uint8 RGB
     FBANK = "fbank"  # (B, T, 128) float32 raw log-mel

@@ -8,7 +8,7 @@ from mmbench import registry
 from mmbench.backbone.checkpoint import BackboneMeta
 from mmbench.bench import Bench
 from mmbench.cards import Track
-from mmbench.cases import Case, unmet
+from mmbench.cases import Case
 from mmbench.errors import RefusedError
 from mmbench.evaluate import tracks_of
 from mmbench.feed import TrialData
@@ -38,9 +38,9 @@ class Desk:
         if self.trial.regime == "clean":
             return (Case("complete"),)
         cases = self.trial.parsed_train_cases()
-        applicable = tuple(case for case in cases if unmet(case, self.data.still_pictures) is None)
+        applicable = tuple(case for case in cases if self.data.unmet(case) is None)
         if not applicable:
-            reason = unmet(cases[0], self.data.still_pictures)
+            reason = self.data.unmet(cases[0])
             raise RefusedError(f"no training case can be used, {cases[0].name} is {reason}; list others in train_cases")
         return applicable
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmbench import metrics
 from mmbench.bench import Bench
 from mmbench.cards import Track
-from mmbench.cases import Case, unmet
+from mmbench.cases import Case
 from mmbench.data.batch import Batch
 from mmbench.errors import DivergedError, DoesNotFitError
 from mmbench.feed import EvalFeed, TrialData, blank
@@ -73,7 +73,7 @@ def predict_cases(
     found: list[Predictions | Missed] = []
     for feed in feeds:
         bench.check_deadline()
-        reason = unmet(feed.case, feed.data.still_pictures)
+        reason = feed.data.unmet(feed.case)
         if reason is not None:
             found += [_missed(feed, track, reason) for track in tracks]
             continue

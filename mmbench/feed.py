@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmbench.cards import Track
-from mmbench.cases import Case
+from mmbench.cases import Case, unmet
 from mmbench.data.batch import Batch
 from mmbench.data.splits import Splits
 from mmbench.data.store import Store
@@ -33,6 +33,12 @@ class TrialData:
     """Whether the pictures are stills, so that cases which need moving pictures do not apply."""
     frozen: FrozenSets | None = None
     """Where corrupted test sets are read from instead of being made; see mmbench.frozen."""
+    pictures: int = 1
+    """Of each sample; of several, training shows one at random and a test the middle one."""
+
+    def unmet(self, case: Case) -> str | None:
+        """Why a case means nothing on this data; None where it applies."""
+        return unmet(case, self.still_pictures, self.pictures)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmbench import registry
 from mmbench.assets import use_assets
-from mmbench.cases import Case, parse_cases, unmet
+from mmbench.cases import Case, parse_cases
 from mmbench.config import Suite
 from mmbench.errors import ConfigError
 from mmbench.feed import TrialData
@@ -70,7 +70,7 @@ def _cases(suite: Suite, names: Sequence[str]) -> tuple[Case, ...]:
 
 
 def _told_unmet(case: Case, data: TrialData) -> bool:
-    reason = unmet(case, data.still_pictures)
+    reason = data.unmet(case)
     if reason is not None:
         print(f"{case.name}: {reason}")
     return reason is not None

@@ -15,11 +15,10 @@ from mmbench.cases import Case
 from mmbench.corruption import Corruption, Stage, load_corruption
 from mmbench.data.batch import Batch, RawBatch
 from mmbench.data.features import fbank, normalise_audio, normalise_image
-from mmbench.rng import StreamKey, stream, uniforms
+from mmbench.rng import Draws, StreamKey, stream, uniforms
 
 PCM_STEPS = 32768  # of a 16-bit file: samples are whole multiples of 1 / 32768
 RAW_AUDIO = (Stage.SAMPLE, Stage.WAVEFORM)
-RAW_IMAGE = (Stage.SAMPLE, Stage.IMAGE)
 LATER = (Stage.FBANK, Stage.NORMALISED)  # after the bytes that a digest can compare between machines
 MODALITIES: tuple[Modality, Modality] = ("audio", "vision")  # the columns of Batch.available
 
@@ -112,8 +111,8 @@ class _Active:
     def on_audio(self, stages: Sequence[Stage], x: Tensor, lengths: Tensor) -> Tensor:
         return self._apply(self.audio, stages, x, lengths)
 
-    def on_vision(self, stages: Sequence[Stage], x: Tensor) -> Tensor:
-        return self._apply(self.vision, stages, x, self.rows)
+    def on_vision(self, stages: Sequence[Stage], x: Tensor, lengths: Tensor) -> Tensor:
+        return self._apply(self.vision, stages, x, lengths)
 
     @property
     def rows(self) -> Tensor:
@@ -151,9 +150,9 @@ def corrupt(
         raise ValueError(f"case '{case.name}' has missing samples; pass missing_plan(case, all ids of the split, key)")
     active = _Active(raw, key, *(load_corruption(text) if text else None for text in (case.audio, case.vision)))
     wave, mel, frames = _audio_until_fbank(active)
-    image = active.on_vision(RAW_IMAGE, raw.image)  # (B, 3, H, W) uint8
+    image = active.on_vision((Stage.IMAGE,), _shown(active), active.rows)  # (B, 3, H, W) uint8
     audio = active.on_audio((Stage.NORMALISED,), normalise_audio(mel), frames)  # (B, T, 128)
-    vision = active.on_vision((Stage.NORMALISED,), normalise_image(image))  # (B, 3, H, W)
+    vision = active.on_vision((Stage.NORMALISED,), normalise_image(image), active.rows)  # (B, 3, H, W)
     available = (plan or COMPLETE).available(raw.ids)
     audio = _fill(audio, available[:, 0], case, "audio", active)
     vision = _fill(vision, available[:, 1], case, "vision", active)
@@ -163,6 +162,21 @@ def corrupt(
     affected = ~available | touched  # (B, 2)
     batch = Batch(audio, vision, raw.label, raw.ids, (case.name,) * len(raw.ids), available, affected)
     return Corrupted(batch, wave)
+
+
+def _shown(active: _Active) -> Tensor:
+    """(B, 3, H, W) uint8: of a film any picture in training, the middle one in a test (CAV-MAE, ICLR 2023).
+
+    A corruption of the stage `sample` acts on the choice.
+    """
+    film, key = active.raw.film, active.key
+    if film is None:
+        return active.raw.image
+    lengths = torch.full((len(active.raw),), film.length)
+    training = key.epoch is not None
+    any_of = Draws(key, "film", 0, active.raw.ids, lengths)
+    number = any_of.integers("shown", film.length) if training else film.middle
+    return film.at(active.on_vision((Stage.SAMPLE,), number, lengths))
 
 
 def _audio_until_fbank(active: _Active) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ import platformdirs
 from mmbench import registry
 from mmbench.backbone.checkpoint import BackboneMeta, load_meta
 from mmbench.backbone.config import BackboneConfig, preset
-from mmbench.cases import Case, unmet
+from mmbench.cases import Case
 from mmbench.config import BackboneSpec, DataConfig
 from mmbench.data.splits import Splits, split
 from mmbench.data.store import Store, build_store, open_store
@@ -87,19 +87,21 @@ def with_frozen(data: TrialData, folder: Path | None, cases: Sequence[Case]) -> 
         return data
     sets = frozen_sets(data, folder)
     for case in cases:
-        if unmet(case, data.still_pictures) is None:
+        if data.unmet(case) is None:
             sets.open(case)
     return replace(data, frozen=sets)
 
 
 def trial_data(dataset: DataConfig, store: Store) -> TrialData:
     splits = split(store.items, dataset.split, store.classes)
-    return TrialData(dataset.name, store, splits, store.multi_label, store.index.static_images)
+    still = store.index.static_images
+    return TrialData(dataset.name, store, splits, store.multi_label, still, pictures=store.pictures)
 
 
 def data_facts(dataset: DataConfig, data: TrialData) -> DataFacts:
     """What a record says of its data."""
     splits: Splits = data.splits
+    film = f"{data.pictures} pictures a sample: training draws one, a test shows the middle one"
     return DataFacts(
         name=dataset.title,
         digest=data.store.digest,
@@ -110,7 +112,7 @@ def data_facts(dataset: DataConfig, data: TrialData) -> DataFacts:
         test=len(splits.test),
         split=splits.kind,
         leaks=splits.leaks,
-        note=splits.note,
+        note="; ".join(filter(None, (splits.note, film if data.pictures > 1 else ""))),
         skipped=tuple(f"{skipped.path}: {skipped.reason}" for skipped in data.store.skipped),
         frozen=data.frozen is not None,
     )

@@ -89,7 +89,7 @@ class Draws:
     corruption: str
     severity: int
     ids: tuple[str, ...]
-    lengths: Tensor  # (B,) int64: valid samples of a waveform, valid frames of a spectrogram, rows of an image
+    lengths: Tensor  # (B,) int64: samples of a waveform, frames of a spectrogram, rows of an image, pictures of a film
 
     def __len__(self) -> int:
         return len(self.ids)

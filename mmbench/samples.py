@@ -48,6 +48,7 @@ def write_samples(source: Source, folder: Path, rows: int = ROWS, image_size: in
         for row, item in enumerate(items):
             pair = source.read(item, image_size)
             top, left = row * image_size, column * image_size
-            sheet[top : top + image_size, left : left + image_size] = pair.image
+            film = pair.image.reshape(-1, image_size, image_size, 3)  # one picture, or all of a film
+            sheet[top : top + image_size, left : left + image_size] = film[len(film) // 2]
             soundfile.write(folder / f"{item.id.replace('/', '-')}.wav", pair.wave, SAMPLE_RATE)
     Image.fromarray(sheet).save(folder / "pictures.png")

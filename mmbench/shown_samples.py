@@ -33,6 +33,11 @@ class Samples:
     titles: tuple[str, ...]
     still_pictures: bool
 
+    @property
+    def pictures(self) -> int:
+        """Of each sample."""
+        return self.raw.film.length if self.raw.film else 1
+
     def under(self, case: Case) -> Corrupted:
         """As in the test split of an evaluation: a sample that is in it has the same draws."""
         key = StreamKey(self.dataset, "test", 0)

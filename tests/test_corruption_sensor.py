@@ -19,7 +19,8 @@ RATE = 16_000
 LOSS = {1: (0.02, 1.5), 2: (0.05, 2), 3: (0.1, 3), 4: (0.2, 4), 5: (0.4, 6)}
 SEVERITIES = range(1, 6)
 SENSOR = [name for name in corruptions().names() if name.startswith("sensor/")]
-WAVEFORM = [name for name in SENSOR if corruptions().card(name).stage in ("sample", "waveform")]
+CARDS = [corruptions().card(name) for name in SENSOR]
+WAVEFORM = [card.name for card in CARDS if card.modality == "audio" and card.stage in ("sample", "waveform")]
 
 
 def clips(count: int = 2, seconds: float = 1.1) -> tuple[Tensor, Tensor]:
@@ -208,6 +209,23 @@ def test_dead_bands(severity: int) -> None:
         dead = out[row, 0] == LOG_FLOOR
         assert runs(dead) == [(8, 16, 32, 48, 64)[severity - 1]]
         assert (out[row, : (50, 20)[row]] == out[row, 0]).all() and not out[row, 0][~dead].any()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "shown"),
+    [(10, [4, 3, 2, 1, 0]), (20, [8, 6, 4, 2, 0]), (5, [1, 1, 0, 0, 0]), (2, [0, 0, 0, 0, 0])],
+)
+def test_a_frozen_camera_shows_earlier_pictures(pictures: int, shown: list[int]) -> None:
+    """The middle picture, and tenths of the film before it."""
+    at = [
+        corrupt(f"sensor/frozen_frame@{n}", torch.tensor([pictures // 2]), torch.tensor([pictures])) for n in SEVERITIES
+    ]
+    assert torch.cat(at).tolist() == shown
+
+
+def test_a_frozen_camera_has_nothing_before_the_first_picture() -> None:
+    numbers = torch.arange(10)
+    assert corrupt("sensor/frozen_frame@3", numbers, torch.full((10,), 10)).tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)

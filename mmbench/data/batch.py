@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Film:
+    """The pictures of samples that have several each; none is read before it is asked for."""
+
+    pictures: NDArray[Any]  # (N, F, 3, H, W) uint8, the mapped pictures of the whole store
+    rows: Tensor  # (B,) int64: where in it the samples of the batch are
+
+    @property
+    def length(self) -> int:
+        """Pictures a sample."""
+        return int(self.pictures.shape[1])
+
+    @property
+    def middle(self) -> Tensor:
+        """(B,) int64: the number of the picture that stands for the film where nothing else is asked for."""
+        return torch.full_like(self.rows, self.length // 2)
+
+    def at(self, number: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8: of each sample the picture with this number, (B,) int64."""
+        return torch.from_numpy(self.pictures[self.rows.numpy(), number.numpy()])
 
 
 @dataclass(frozen=True)
@@ -15,11 +39,12 @@ class RawBatch:
 
     wave: Tensor  # (B, S) float32 in [-1, 1], 16 kHz mono, zero-padded to the longest of the batch
     wave_lengths: Tensor  # (B,) int64 valid samples
-    image: Tensor  # (B, 3, H, W) uint8 RGB, resized and centre-cropped
+    image: Tensor  # (B, 3, H, W) uint8 RGB, resized and centre-cropped; of a film the middle picture
     fbank: Tensor  # (B, T, 128) float32 log-mel before normalisation, zero-padded or cut to T
     frames: Tensor  # (B,) int64 valid frames
     label: Tensor  # (B,) int64, or (B, C) float32 multi-hot
     ids: tuple[str, ...]
+    film: Film | None = None  # None where a sample has one picture
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -35,6 +60,7 @@ class RawBatch:
             frames=self.frames[rows],
             label=self.label[rows],
             ids=tuple(self.ids[row] for row in rows.tolist()),
+            film=None if self.film is None else replace(self.film, rows=self.film.rows[rows]),
         )
 
 

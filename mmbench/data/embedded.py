@@ -98,4 +98,6 @@ def synthetic_av(config: DataConfig) -> SyntheticSource:
     for key in ("root", "classes", "manifest", "label_csv", "group_pattern", "audio_dir", "vision_dir"):
         if getattr(config, key) is not None:
             raise ConfigError(f"data set '{NAME}' is generated and takes no '{key}'; it knows samples, seed and split")
+    if config.frames > 1:
+        raise ConfigError(f"data set '{NAME}' holds still pictures; frames: {config.frames} needs a manifest")
     return SyntheticSource(config.samples or DEFAULT_SAMPLES, config.seed)

@@ -148,6 +148,8 @@ def _folders(config: DataConfig) -> tuple[Path, Path, Path]:
     for key in ("manifest", "label_csv", "samples"):
         if getattr(config, key) is not None:
             raise ConfigError(f"data set '{config.name}' lists folders and takes no '{key}'")
+    if config.frames > 1:
+        raise ConfigError(f"data set '{config.name}' holds still pictures; frames: {config.frames} needs a manifest")
     if config.multi_label:
         raise ConfigError(f"data set '{config.name}' has one class a file; multi_label needs a manifest")
     sound_dir = config.root / (config.audio_dir or SOUND_DIR)

@@ -1,4 +1,4 @@
-"""CAV-MAE manifests: a json of clips, a csv of labels, and per clip ten extracted frames."""
+"""CAV-MAE manifests: a json of clips, a csv of labels, and per clip frames that were extracted before, usually ten."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mmbench.data.features import load_audio, load_image
 from mmbench.data.source import Item, Pair, Skipped, file_parts, fingerprint_of
@@ -38,8 +40,10 @@ class ManifestSource:
     static_images: bool = False
 
     def read(self, item: Item, image_size: int) -> Pair:
-        assert item.audio is not None and item.image is not None  # the listing finds both
-        return Pair(load_audio(item.audio), load_image(item.image, image_size))
+        assert item.audio is not None  # the listing finds it, and one picture or all of a film
+        if item.image is not None:
+            return Pair(load_audio(item.audio), load_image(item.image, image_size))
+        return Pair(load_audio(item.audio), np.stack([load_image(path, image_size) for path in item.film]))
 
     def fingerprint(self) -> str:
         problems = (f"{entry.id}: {entry.reason}" for entry in self.problems)
@@ -55,6 +59,7 @@ class _Listing:
     labels: Mapping[str, int]  # mid -> class
     multi_label: bool
     group_pattern: re.Pattern[str]
+    frames: int
 
 
 class _EntryError(Exception):
@@ -71,7 +76,8 @@ def cavmae_manifest(config: DataConfig) -> ManifestSource:
             raise ConfigError(f"data set '{config.name}' reads a manifest and takes no '{key}'")
     assert config.manifest is not None and config.label_csv is not None
     classes, labels = _read_labels(config.label_csv)
-    listing = _Listing(config.manifest.parent, labels, config.multi_label, _pattern(config.group_pattern))
+    pattern = _pattern(config.group_pattern)
+    listing = _Listing(config.manifest.parent, labels, config.multi_label, pattern, config.frames)
     items: dict[str, Item] = {}
     problems: list[Skipped] = []
     for number, entry in enumerate(_read_entries(config.manifest)):
@@ -147,6 +153,7 @@ def _item(entry: Any, listing: _Listing) -> Item:
     sound = listing.folder / entry["wav"]
     if not sound.is_file():
         raise _EntryError(f"no sound {entry['wav']}")
+    pictures = listing.folder / entry["video_path"]
     found = listing.group_pattern.search(name)
     group = found.group(1) if found else None
     return Item(
@@ -154,7 +161,8 @@ def _item(entry: Any, listing: _Listing) -> Item:
         labels=_labels(entry["labels"], listing),
         group=group if group is not None else name,
         audio=sound,
-        image=_frame(listing.folder / entry["video_path"], name),
+        image=_frame(pictures, name) if listing.frames == 1 else None,
+        film=_film(pictures, name, listing.frames) if listing.frames > 1 else (),
     )
 
 
@@ -171,7 +179,22 @@ def _labels(text: str, listing: _Listing) -> tuple[int, ...]:
 def _frame(folder: Path, name: str) -> Path:
     """The middle frame, or the nearest one before it."""
     for number in range(FRAME, -1, -1):
-        path = folder / f"frame_{number}" / f"{name}.jpg"
+        path = _frame_path(folder, name, number)
         if path.is_file():
             return path
     raise _EntryError(f"no picture frame_{FRAME}/{name}.jpg, nor an earlier frame, in {folder.name}")
+
+
+def _film(folder: Path, name: str, frames: int) -> tuple[Path, ...]:
+    """All frames in order. One too many is an error as well: the first ones alone would be the clip's beginning."""
+    film = tuple(_frame_path(folder, name, number) for number in range(frames))
+    for number, path in enumerate(film):
+        if not path.is_file():
+            raise _EntryError(f"no picture frame_{number}/{name}.jpg in {folder.name}, but frames: {frames}")
+    if _frame_path(folder, name, frames).is_file():
+        raise _EntryError(f"a picture frame_{frames}/{name}.jpg in {folder.name}, but frames: {frames}")
+    return film
+
+
+def _frame_path(folder: Path, name: str, number: int) -> Path:
+    return folder / f"frame_{number}" / f"{name}.jpg"

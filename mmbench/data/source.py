@@ -24,11 +24,16 @@ class Item:
     group: str
     audio: Path | None = None
     image: Path | None = None
+    film: tuple[Path, ...] = ()
+    """The pictures in order, in place of `image`, where a sample has several."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One sample as read: float32 mono 16 kHz in [-1, 1], and (H, W, 3) uint8 RGB at the wanted size."""
+    """One sample as read: float32 mono 16 kHz in [-1, 1], and (H, W, 3) uint8 RGB at the wanted size.
+
+    Of a film the picture is (F, H, W, 3), with the same F for every sample of the data set.
+    """
 
     wave: NDArray[np.float32]
     image: NDArray[np.uint8]
@@ -103,7 +108,7 @@ def file_parts(items: Sequence[Item], root: Path | None) -> list[str]:
     parts: list[str] = []
     for item in items:
         parts += [item.id, ",".join(map(str, item.labels)), item.group]
-        for path in (item.audio, item.image):
+        for path in (item.audio, item.image, *item.film):
             if path is not None:
                 parts += [relative_name(path, root), *_size_and_time(path)]
     return parts

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmbench.data.batch import RawBatch
+from mmbench.data.batch import Film, RawBatch
 from mmbench.data.features import FEATURE_VERSION, MEL_BINS
 from mmbench.data.source import Item, Skipped, Source, fingerprint_of
 from mmbench.data.store_writer import (
@@ -110,6 +110,11 @@ class Store:
         return self.index.image_size
 
     @property
+    def pictures(self) -> int:
+        """Pictures a sample."""
+        return 1 if self._image.ndim == 4 else int(self._image.shape[1])
+
+    @property
     def digest(self) -> str:
         """SHA-256 over names, labels, sounds, pictures and what was left out; the same on every machine."""
         return self.index.contents.digest
@@ -145,14 +150,16 @@ class Store:
         for place, row in enumerate(rows.tolist()):
             wave[place, : lengths[place]] = self._wave[self._wave_starts[row] : self._wave_starts[row + 1]]
             fbank[place, : counts[place]] = self._fbank[self._frame_starts[row] : self._frame_starts[row + 1]]
+        film = Film(self._image, torch.from_numpy(rows)) if self.pictures > 1 else None
         return RawBatch(
             wave=torch.from_numpy(wave).float().div_(32768.0),
             wave_lengths=torch.from_numpy(lengths),
-            image=torch.from_numpy(np.asarray(self._image[rows])),
+            image=torch.from_numpy(np.asarray(self._image[rows])) if film is None else film.at(film.middle),
             fbank=torch.from_numpy(fbank),
             frames=torch.from_numpy(counts),
             label=self._label(rows),
             ids=tuple(ids),
+            film=film,
         )
 
     def _label(self, rows: NDArray[np.int64]) -> torch.Tensor:

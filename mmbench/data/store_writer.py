@@ -58,7 +58,7 @@ class Contents:
 class _Sample:
     item: Item
     wave: NDArray[np.int16]  # (S,)
-    image: NDArray[np.uint8]  # (3, H, W)
+    image: NDArray[np.uint8]  # (3, H, W), or (F, 3, H, W) of a film
 
     @property
     def content(self) -> bytes:
@@ -105,9 +105,12 @@ class _Ledger:
 
 
 class ArrayFile:
-    """A .npy file that grows by whole rows and gets its header when it is closed."""
+    """A .npy file that grows by whole rows and gets its header when it is closed.
 
-    def __init__(self, path: Path, dtype: str, row_shape: tuple[int, ...]) -> None:
+    The first row tells the shape of all of them unless it is given; a row of another shape raises DataError.
+    """
+
+    def __init__(self, path: Path, dtype: str, row_shape: tuple[int, ...] | None = None) -> None:
         self._dtype = np.dtype(dtype)
         self._row_shape = row_shape
         self._rows = 0
@@ -118,6 +121,11 @@ class ArrayFile:
         return self
 
     def append(self, rows: NDArray[Any]) -> None:
+        if self._row_shape is None:
+            self._row_shape = rows.shape[1:]
+        if rows.shape[1:] != self._row_shape:
+            shapes = f"{rows.shape[1:]}, the first one {self._row_shape}"
+            raise DataError(f"a sample for {Path(self._file.name).name} has the shape {shapes}; all must agree")
         self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
         self._rows += len(rows)
 
@@ -130,7 +138,7 @@ class ArrayFile:
                 os.fsync(file.fileno())
 
     def _header(self) -> bytes:
-        text = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._rows, *self._row_shape)}
+        text = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._rows, *(self._row_shape or ()))}
         buffer = io.BytesIO()
         np.lib.format.write_array_header_1_0(buffer, text)
         assert buffer.tell() == HEADER_BYTES  # numpy pads every header of ours to this size
@@ -140,14 +148,13 @@ class ArrayFile:
 def write_contents(order: BuildOrder, folder: Path) -> Contents:
     """Reads every sample of the source and writes the three arrays; an unusable sample raises or is listed."""
     source = order.source
-    size = order.image_size
     ledger = _Ledger(skipped=list(source.problems))
     wave_path, fbank_path, image_path = (folder / name for name in FILES)
     done = 0
     with (
         ArrayFile(wave_path, "<i2", ()) as waves,
         ArrayFile(fbank_path, "<f4", (MEL_BINS,)) as mels,
-        ArrayFile(image_path, "|u1", (3, size, size)) as images,
+        ArrayFile(image_path, "|u1") as images,
     ):
         for chunk in _read_in_order(order):
             kept = [sample for sample in chunk if isinstance(sample, _Sample) and _fits(sample, order, ledger)]
@@ -188,7 +195,7 @@ def _read_one(order: BuildOrder, item: Item) -> _Sample | Skipped:
             raise
         return Skipped(item.id, relative_name(error.path, order.source.root), error.reason)
     wave = np.clip(np.rint(pair.wave * 32768.0), -32768, 32767).astype(np.int16)
-    return _Sample(item, wave, np.ascontiguousarray(pair.image.transpose(2, 0, 1)))
+    return _Sample(item, wave, np.ascontiguousarray(np.moveaxis(pair.image, -1, -3)))
 
 
 def _fits(sample: _Sample, order: BuildOrder, ledger: _Ledger) -> bool:

@@ -55,6 +55,8 @@ def corrupting(name: str, size: int) -> Callable[[], Tensor]:
 def samples(modality: str, stage: Stage) -> tuple[Tensor, int]:
     """One sample as the stage has it, and its valid length."""
     generator = torch.Generator().manual_seed(0)
+    if modality == "vision" and stage == Stage.SAMPLE:
+        return torch.tensor([5]), 10  # the picture shown, of ten
     raw = stage in (Stage.SAMPLE, Stage.WAVEFORM, Stage.IMAGE)
     if modality == "vision":
         levels = torch.randint(0, 256, (1, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
