@@ -20,8 +20,9 @@ from mmbench.report.bars import cost_bars
 from mmbench.report.board import portable_suite, write_board
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.figures import spans_far, style
+from mmbench.report.labels import Point
 from mmbench.report.plots import write_plots
-from mmbench.report.scatter import COSTS, Point, accuracy_against, labelled
+from mmbench.report.scatter import COSTS, accuracy_against, labelled
 
 
 @pytest.fixture(scope="module")

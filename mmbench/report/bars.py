@@ -65,8 +65,12 @@ def cost_bars(table: Table) -> Drawing | None:
 
 def _name_rows(axes: Axes, rows: Sequence[object], names: Sequence[str]) -> None:
     axes.set_yticks(range(len(rows)), names, fontsize=9)
-    axes.tick_params(axis="y", pad=11)
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
+
+
+def _write(axes: Axes, text: str, x: float, y: float) -> None:
+    """The number at the end of a bar; the axes leave room for it, so that the layout need not measure it."""
+    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=8).set_in_layout(False)
 
 
 def _has_cost(row: Row, table: Table) -> bool:
@@ -84,9 +88,7 @@ def _panel(axes: Axes, rows: Sequence[Row], index: int, column: Column) -> None:
         if value is not None and value > floor:
             axes.barh(y, value - floor, left=floor, color=look.colour, hatch=look.hatch, edgecolor="white", height=0.74)
         text = cell_text(row.cells[index], column).split(" ±")[0]
-        axes.annotate(
-            text, (max(value or floor, floor), y), (4, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        _write(axes, text, max(value or floor, floor), y)
     if logarithmic:
         axes.set_xscale("log")
     # Room for the number at the end of the longest bar.
@@ -127,12 +129,12 @@ def stacked_bars(bars: Sequence[Memory], unit: tuple[str, float], title: str) ->
         axes.barh(range(len(bars)), widths, left=left, label=part.name, **look)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     for height, total in enumerate(left):
-        axes.annotate(f"{total:.3g}", (total, height), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        _write(axes, f"{total:.3g}", total, height)
     _name_rows(axes, bars, [bar.name for bar in bars])
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, max(left) * 1.1)
     axes.set_xlabel(f"training state of one step ({word})")
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.legend(loc="outside lower center", ncols=len(PARTS), frameon=False, fontsize=9)
     return figure
 
@@ -151,7 +153,7 @@ def memory_bars(table: Table, selection: Selection) -> Drawing | None:
         return None
     ordered = shown_rows(sorted(made, key=lambda entry: (-entry[0].total, entry[0].name)))
     title = table.title.replace("Cost", "Memory of a training step", 1)
-    words = label(title, 80) + left_out(len(ordered), len(made)).replace(" (", "\n(")
+    words = label(title, 110) + left_out(len(ordered), len(made)).replace(" (", "\n(")
     figure = stacked_bars([bar for bar, _ in ordered], ("MiB", MIB), words)
     mark_rows(figure.axes[0], [row for _, row in ordered])
     largest, smallest = (ordered[i][0] for i in (0, -1))

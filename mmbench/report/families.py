@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from matplotlib.lines import Line2D
+from matplotlib.transforms import offset_copy
 
 from mmbench.report.figures import label
 from mmbench.report.model import Row
@@ -67,9 +68,11 @@ def marker_style(row: Row) -> dict[str, Any]:
 
 def mark_rows(axes: Axes, rows: Iterable[Row], offset: float = 0.0) -> None:
     """A family marker left of each row of an axis whose rows stand at 0, 1, ... plus `offset`."""
+    place = offset_copy(axes.get_yaxis_transform(), axes.get_figure(root=True), x=-6.5, units="points")
+    axes.tick_params(axis="y", pad=12, length=0)
     for y, row in enumerate(rows):
         style = {**marker_style(row), "markersize": 6.0, "clip_on": False, "zorder": 5}
-        axes.plot([-0.008], [y + offset], transform=axes.get_yaxis_transform(), **style)
+        axes.plot([0], [y + offset], transform=place, **style)
 
 
 def family_legend(figure: Figure, rows: Iterable[Row], across: int = 6) -> None:

@@ -22,7 +22,8 @@ SPAN_FOR_LOG = 30.0
 """An axis whose largest value exceeds the smallest by more than this is logarithmic."""
 MOST_ROWS = 40
 """A taller picture is read by nobody; the tables have every row."""
-_LAST_ROWS = 6
+LAST_ROWS = 6
+"""How many of them are the last ones where rows are left out."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """PNG and SVG of the same name; the same records give the same bytes."""
     png, svg = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".svg"))
     figure.savefig(png, dpi=DPI, metadata={"Software": None})
+    figure.set_layout_engine("none")  # it is laid out now
     figure.savefig(svg, metadata={"Date": None})
     return png, svg
 
@@ -111,12 +113,12 @@ def shown_rows(rows: Sequence[T]) -> list[T]:
     """All of them if they fit a picture; else the first ones, and the last few so that the bottom is seen too."""
     if len(rows) <= MOST_ROWS:
         return list(rows)
-    return [*rows[: MOST_ROWS - _LAST_ROWS], *rows[-_LAST_ROWS:]]
+    return [*rows[: MOST_ROWS - LAST_ROWS], *rows[-LAST_ROWS:]]
 
 
 def left_out(shown: int, of: int) -> str:
     """What a title adds where `shown_rows` left some out."""
-    return "" if shown == of else f" (the first {shown - _LAST_ROWS} and the last {_LAST_ROWS} of {of} rows)"
+    return "" if shown == of else f" (the first {shown - LAST_ROWS} and the last {LAST_ROWS} of {of} rows)"
 
 
 def spans_far(values: list[float]) -> bool:

@@ -12,7 +12,16 @@ import pandas as pd
 import seaborn as sns
 
 from mmbench.report.families import family_legend, mark_rows
-from mmbench.report.figures import Drawing, label, left_out, new_figure, relative_luminance, row_label, shown_rows
+from mmbench.report.figures import (
+    LAST_ROWS,
+    Drawing,
+    label,
+    left_out,
+    new_figure,
+    relative_luminance,
+    row_label,
+    shown_rows,
+)
 from mmbench.report.model import Column, Row, Table, cell_text, plain
 
 if TYPE_CHECKING:
@@ -43,17 +52,19 @@ def case_heat_map(table: Table) -> Drawing | None:
         vmin=values.stack().quantile(_COLOURS_FROM),
         linewidths=0.8,
         linecolor="white",
-        cbar_kws={"label": "%", "shrink": min(1.0, 4 / (0.27 * len(rows))), "pad": 0.02, "aspect": 25},
+        cbar_kws={"label": "%", "shrink": min(1.0, 4 / (0.27 * len(rows))), "pad": 0.02, "aspect": 25, "extend": "min"},
         xticklabels=_column_labels(table.columns, narrow),
         yticklabels=[row_label(row) for row in rows],
     )
     _write_cells(axes, rows, table.columns, 8 if narrow else 9)
     # The mean and the worst case are summaries, not cases: a gap sets them apart.
     axes.axvline(len(table.columns) - 2, color="white", linewidth=6)
+    if len(rows) < len(measured):
+        axes.axhline(len(rows) - LAST_ROWS, color="white", linewidth=6)
     axes.set_facecolor("#e4e4e4")
     axes.grid(visible=False)
     axes.tick_params(axis="x", rotation=90 if narrow else 0, labelsize=9, length=0)
-    axes.tick_params(axis="y", rotation=0, labelsize=9, length=0, pad=11)
+    axes.tick_params(axis="y", rotation=0, labelsize=9, length=0)
     mark_rows(axes, rows, 0.5)
     family_legend(figure, rows, 4 if not narrow else 8)
     axes.set_title(label(table.title, 90) + left_out(len(rows), len(measured)), fontsize=10)
@@ -97,4 +108,6 @@ def _write_cells(axes: Axes, rows: Sequence[Row], columns: Sequence[Column], poi
             bright = relative_luminance(float(red), float(green), float(blue)) > 0.18
             text, colour = cell_text(replace(cell, std=None), column), "black" if bright else "white"
         size = points if cell.mean is not None else points - 2
-        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size, color=colour, linespacing=0.9)
+        axes.text(
+            x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=size, color=colour, linespacing=0.9
+        ).set_in_layout(False)

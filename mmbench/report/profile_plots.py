@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from mmbench.profile_rows import ProfileRow
 from mmbench.report.bars import Memory, parts_of, stacked_bars
 from mmbench.report.figures import label, new_figure, save, spans_far, style
-from mmbench.report.scatter import Point, place_labels
+from mmbench.report.labels import Point, place_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +102,7 @@ def _scatter(
     axes.set_xlabel(axis_labels[0])
     axes.set_ylabel(axis_labels[1])
     axes.set_title(title, fontsize=10)
-    place_labels(figure, axes, named, [])
+    place_labels(axes, named, named, [], [])
     return figure
 
 
