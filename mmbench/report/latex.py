@@ -116,8 +116,9 @@ def _points(texts: Sequence[tuple[str, Sequence[str]]], marks: dict[str, str]) -
 
 
 def _extent(text: str) -> float:
-    """Width in digits; capitals and the widest signs take more than one."""
-    return sum(1.6 if c.isupper() or c in "mw%@&±" else 1.0 for c in text)
+    """Width in digits of the Computer Modern fonts, about."""
+    widths = {**dict.fromkeys(".,:;ijlt'|!-", 0.65), **dict.fromkeys("mw%@&\u00b1", 1.6)}
+    return sum(1.6 if c.isupper() else widths.get(c, 1.0) for c in text)
 
 
 def _lines(table: Table, blocks: Sequence[range]) -> int:
