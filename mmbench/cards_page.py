@@ -60,12 +60,13 @@ def _card(part: Part) -> Iterator[str]:
         yield ""
         yield entry.definition
     yield ""
-    yield from (f"- {what}: {value}" for what, value in _facts(part, entry).items() if value)
+    yield from (f"- {what}: {value}" for what, value in facts(part, entry).items() if value)
 
 
-def _facts(part: Part, entry: Entry[Any]) -> Mapping[str, str]:
+def facts(part: Part, entry: Entry[Any]) -> Mapping[str, str]:
+    """The lines of a card by what they say; empty where there is nothing to say."""
     card = entry.card
-    facts = {"reference": card.reference, "file": f"[{entry.origin.path.name}]({entry.origin.path.name})"}
+    found = {"reference": card.reference, "file": f"[{entry.origin.path.name}]({entry.origin.path.name})"}
     if isinstance(card, StrategyCard):
         own = {"extra forwards": f"{card.extra_forwards:g}" if card.extra_forwards else ""}
     elif isinstance(card, OnlineCard):
@@ -77,7 +78,7 @@ def _facts(part: Part, entry: Entry[Any]) -> Mapping[str, str]:
             own["learning rates"] = f"{card.lr_range[0]:g} to {card.lr_range[1]:g}"
         own["at start"] = "" if card.identity_at_start else "differs from the frozen backbone"
     options = ", ".join(f"`{key}` = {value}" for key, value in card.options.items())
-    return {**facts, **own, "needs": ", ".join(part.needs), "options": options, "note": card.note}
+    return {**found, **own, "needs": ", ".join(part.needs), "options": options, "note": card.note}
 
 
 def _counts(card: MethodCard | OnlineCard) -> str:

@@ -1,0 +1,66 @@
+"""A folder of pages on the loopback interface: readable from this machine, from this folder, and in no other way."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from mmbench.errors import ConfigError
+
+HOST = "127.0.0.1"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Files below one folder; no listings, and no links that lead out of it."""
+
+    server: ThreadingHTTPServer
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        if self.headers.get("Host", "") not in allowed_hosts(self.server):
+            # Another site's page could otherwise read this one under a name of its own that leads here.
+            self.send_error(HTTPStatus.FORBIDDEN, "served under 127.0.0.1 and localhost alone")
+            return None
+        inside = Path(self.directory).resolve()
+        if not Path(self.translate_path(self.path)).resolve().is_relative_to(inside):
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return None
+        return super().send_head()
+
+    def list_directory(self, path: object) -> None:
+        self.send_error(HTTPStatus.NOT_FOUND)
+
+    def end_headers(self) -> None:
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The terminal shows the address alone."""
+
+
+def allowed_hosts(server: ThreadingHTTPServer) -> tuple[str, ...]:
+    port = server.server_address[1]
+    return (f"{HOST}:{port}", f"localhost:{port}")
+
+
+def server_of(folder: Path, port: int) -> ThreadingHTTPServer:
+    """A server that is bound but not yet running; port 0 takes a free one. Raises ConfigError if it cannot be had."""
+    try:
+        return ThreadingHTTPServer((HOST, port), partial(Handler, directory=str(folder)))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen on {HOST}:{port}: {error}; choose another with --port") from None
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve until Ctrl-C."""
+    with server_of(folder, port) as server:
+        print(f"http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("ended", file=sys.stderr)

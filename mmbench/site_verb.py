@@ -1,0 +1,90 @@
+"""What `site` and `view` do: a board as a static site, and a look at it in a browser."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmbench.cases import Case
+from mmbench.errors import ConfigError
+from mmbench.files import RecordError, make_folder
+from mmbench.report.aggregate import load_board
+from mmbench.report.board import PLOTS
+from mmbench.report.plots import write_plots
+from mmbench.report.site.content import Subject, arrange
+from mmbench.report.site.model import Extras, Sample
+from mmbench.report.site.write import Built, write_site
+from mmbench.site_facts import cases_of, corruption_cards, part_cards
+from mmbench.site_serve import serve
+
+FRONT, STYLE = "index.html", Path("static") / "site.css"
+
+
+def write(folder: Path, out: Path | None, samples: bool) -> None:
+    """Write the site of `folder` into `out`, or into its own folder `site`, and say so."""
+    target = out or folder / "site"
+    built = build_site(folder, target, samples)
+    for problem in built.problems:
+        print(f"note: {problem}", file=sys.stderr)
+    print(f"{built.pages} pages; open {target / FRONT}")
+
+
+def view(folder: Path, port: int, samples: bool) -> None:
+    """Serve a site, or build that of a results folder for the time being, until Ctrl-C."""
+    if is_site(folder):
+        serve(folder, port)
+        return
+    with tempfile.TemporaryDirectory(prefix="mmbench-site-") as scratch:
+        write(folder, Path(scratch) / "site", samples)
+        serve(Path(scratch) / "site", port)
+
+
+def is_site(folder: Path) -> bool:
+    return (folder / FRONT).is_file() and (folder / STYLE).is_file()
+
+
+def build_site(folder: Path, out: Path, samples: bool = True) -> Built:
+    """Write the site of a results folder or a board into `out`, which must be new, empty or an older site.
+
+    Nothing is replaced before the new site is whole. Raises RecordError if there is no record or nothing can be
+    written, ConfigError if `out` holds something else.
+    """
+    if out.exists() and not is_site(out) and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is neither empty nor a site; choose another folder with --out")
+    board = load_board(folder)
+    make_folder(out)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.resolve().parent) as aside:
+            new = Path(aside)
+            content = arrange(board, write_plots(board, new / PLOTS))
+            cases = cases_of(board)
+            extras = Extras(
+                parts=part_cards(content),
+                corruptions={subject.label: corruption_cards(subject, cases) for subject in content.subjects},
+                samples=_samples(content.subjects, cases, new) if samples else {},
+            )
+            built = write_site(content, new, extras)
+            _install(new, out)
+    except OSError as error:
+        raise RecordError(f"cannot write site {out}: {error.strerror}; choose another folder with --out") from None
+    return built
+
+
+def _samples(subjects: Sequence[Subject], cases: Mapping[str, Case], out: Path) -> Mapping[str, Sample]:
+    from mmbench.site_samples import write_samples  # torch, which no other part of a site needs
+
+    return write_samples(subjects, cases, out)
+
+
+def _install(new: Path, out: Path) -> None:
+    """Put the new site in the place of the old one; files of others beside it stay."""
+    for entry in sorted(new.iterdir()):
+        target = out / entry.name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+        entry.rename(target)
