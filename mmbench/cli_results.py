@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from mmbench.cli_common import OutOption, QuietOption, guarded
+from mmbench.cli_common import FAILED, JsonOption, OutOption, PluginOption, QuietOption, guarded, use_plugins
 
 results_app = typer.Typer()
+submit_app = typer.Typer(help="Offer results to others.", no_args_is_help=True)
+results_app.add_typer(submit_app, name="submit")
 
 
 @results_app.command()
@@ -35,3 +37,49 @@ def leaderboard(
 
     view = View(tuple(table or ()), split_names(columns), sort, where)
     publish(folder, out, None if quiet else fmt, view)
+
+
+@results_app.command()
+@guarded
+def site(
+    folder: Annotated[Path, typer.Argument(help="A results folder or a board.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the site; FOLDER/site.")] = None,
+    samples: Annotated[bool, typer.Option(help="Pictures and sounds of the corruptions.")] = True,
+    plugin: PluginOption = None,
+) -> None:
+    """Write a board as static pages that open without a server."""
+    use_plugins(plugin)
+    from mmbench.site_verb import write
+
+    write(folder, out, samples)
+
+
+@results_app.command()
+@guarded
+def view(
+    folder: Annotated[Path, typer.Argument(help="A results folder, a board, or a site.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    samples: Annotated[bool, typer.Option(help="Pictures and sounds of the corruptions.")] = True,
+    plugin: PluginOption = None,
+) -> None:
+    """Look at a board in a browser: serve its pages to this machine until Ctrl-C."""
+    use_plugins(plugin)
+    from mmbench.site_verb import view as look
+
+    look(folder, port, samples)
+
+
+@submit_app.command("check")
+@guarded
+def submit_check(
+    folder: Annotated[Path, typer.Argument(help="A results folder, as `mmbench run` leaves it.")],
+    against: Annotated[Path | None, typer.Option(help="A board that the results are to stand in.")] = None,
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Verify results before a pull request: files, ids, budget, costs, and every score from its predictions."""
+    use_plugins(plugin)
+    from mmbench.submission import submit_check_command
+
+    if not submit_check_command(folder, against, json):
+        raise typer.Exit(FAILED)
