@@ -83,3 +83,17 @@ def submit_check(
 
     if not submit_check_command(folder, against, json):
         raise typer.Exit(FAILED)
+
+
+@results_app.command()
+@guarded
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Results folders or boards of one suite.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, or to go on with.")],
+    quiet: QuietOption = False,
+) -> None:
+    """Join the results of several machines into one folder, which `run` resumes and `leaderboard` reads."""
+    from mmbench.merge import merge_command
+
+    if not merge_command(folders, out, quiet):
+        raise typer.Exit(FAILED)
