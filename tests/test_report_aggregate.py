@@ -35,7 +35,7 @@ from mmbench.report.published import reported_tables
 
 def test_mean_std_and_worst_case_equal_hand_computed_values() -> None:
     table = accuracy([record("a", 0, of(90, 70, 60, 40)), record("a", 1, of(94, 70, 64, 44))])
-    assert [c.key for c in table.columns] == [*CASES, "mean", "worst"]
+    assert [c.key for c in table.columns] == [*CASES, "mean", "worst", "ci_low", "ci_high"]
     complete, mean, worst = (cell(table, "a", key) for key in ("complete", "mean", "worst"))
     assert complete.mean == pytest.approx(92)
     assert complete.std == pytest.approx(2.8284271)  # sqrt(((90-92)^2 + (94-92)^2) / 1)

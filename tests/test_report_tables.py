@@ -140,7 +140,7 @@ def test_csv_holds_plain_numbers_and_the_word_where_there_is_none() -> None:
     )
     table = accuracy_table(Board(Path("b"), "b", records, ()), "synthetic-av", "cavmae-tiny", "blind")
     lines = list(csv.DictReader(io.StringIO(render(table, "csv"))))
-    assert len(lines) == 12
+    assert len(lines) == 16  # four cases, mean, worst case and the interval of two rows
     mean = next(line for line in lines if (line["method"], line["measure"]) == ("a", "mean"))
     assert float(mean["mean"]) == pytest.approx(60)
     assert float(mean["std"]) == pytest.approx(14.142136)

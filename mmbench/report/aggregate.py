@@ -30,6 +30,7 @@ from mmbench.report.notes import facts_of, how_made, provenance_of
 from mmbench.report.outcomes import Outcomes, load_outcomes
 from mmbench.report.published import OTHER_PROTOCOL, reported_accuracy
 from mmbench.report.second import PREDICTIONS, second_notes, with_second_scores
+from mmbench.report.standing import mark_first, standing_notes, standings, with_standing
 
 _VISIBLE = 0.0005  # half of the last decimal that tables of percent show
 METRIC_LABELS = {"accuracy": "Accuracy", "map": "Mean average precision"}
@@ -72,9 +73,8 @@ def load_board(folder: Path) -> Board:
         found = f"; unreadable: {'; '.join(problems)}" if problems else ""
         raise RecordError(f"no record in {folder}{found}; run a suite into it first: mmbench run SUITE")
     suites = Counter(record.trial.suite for record in records.values())
-    name = suites.most_common(1)[0][0]
-    found = tuple(records.values())
-    return Board(folder, name, found, tuple(problems), load_outcomes(folder, found))
+    newest = tuple(records.values())
+    return Board(folder, suites.most_common(1)[0][0], newest, tuple(problems), load_outcomes(folder, newest))
 
 
 def _completed(record: TrialRecord, path: Path, problems: list[str]) -> TrialRecord:
@@ -95,9 +95,12 @@ def accuracy_table(board: Board, dataset: str, backbone: str, track: Track, by: 
     columns = _accuracy_columns(blocks)
     made = (_accuracy_row(group, selection, track, blocks) for group in selection.rows())
     rows = tuple(row for row in made if row is not None)
+    found = standings(selection, track, board.outcomes, blocks, rows)
+    more, rows = with_standing(rows, found)
+    columns = (*columns, *more)
     shown = {(row.name, row.regime) for row in rows}
     absent = [g[0].trial.title for g in selection.rows() if (g[0].trial.title, regime_word(g[0])) not in shown]
-    notes = reading(selection, by) + how_made(selection.records)
+    notes = reading(selection, by) + standing_notes(found) + how_made(selection.records)
     if absent:
         notes += (f"Not on this track, because they need to be told more: {', '.join(dict.fromkeys(absent))}.",)
     if any(block.second for block in blocks):
@@ -108,7 +111,7 @@ def accuracy_table(board: Board, dataset: str, backbone: str, track: Track, by: 
         title=f"{METRIC_LABELS[selection.metric]} on {dataset}, {backbone}, {track} track",
         slug=slug(dataset, backbone, track),
         columns=columns,
-        rows=mark_best(sort_rows(rows, len(blocks)) + reported, columns),
+        rows=mark_first(mark_best(sort_rows(rows, len(blocks)) + reported, columns), len(blocks), found),
         notes=notes + ((OTHER_PROTOCOL,) if reported else ()) + selection.problems,
         provenance=provenance_of(selection.records),
     )

@@ -35,6 +35,7 @@ _COLOURS_FROM = 0.02
 
 def case_heat_map(table: Table) -> Drawing | None:
     """Rows x columns in percent; a cell without a number says why. None if no row has a number."""
+    table = _scores(table)
     measured = [row for row in table.rows if not row.reported]
     rows = shown_rows(measured)
     values = pd.DataFrame([[cell.mean for cell in row.cells] for row in rows], dtype="float64")  # (rows, columns)
@@ -87,6 +88,13 @@ def _words(table: Table, rows: Sequence[Row], of: int) -> str:
         )
     ]
     return f"{size}; {'; '.join(ends)}."
+
+
+def _scores(table: Table) -> Table:
+    """Without intervals and ranks, which are no scores."""
+    kept = [index for index, column in enumerate(table.columns) if column.better is not None]
+    rows = tuple(replace(row, cells=tuple(row.cells[index] for index in kept)) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[index] for index in kept), rows=rows)
 
 
 def _column_labels(columns: Sequence[Column], narrow: bool) -> list[str]:
