@@ -16,7 +16,9 @@ from typing import Any
 CLAIM = "claim.json"
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
-"""A claim of another host whose heart has not beaten for so long is taken over."""
+"""A claim of another host whose heart has not beaten for so long is doubted."""
+WATCH_SECONDS = 25.0
+"""How long a doubted claim is watched for a beat before it is taken over: clocks jump, and differ between hosts."""
 
 
 @contextlib.contextmanager
@@ -41,7 +43,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 def is_claimed(folder: Path) -> bool:
     """Whether a live process holds the folder."""
     path = folder / CLAIM
-    return path.exists() and not _is_stale(path)
+    return path.exists() and not _is_stale(path, 0.0)
 
 
 def _take(folder: Path) -> str | None:
@@ -51,7 +53,7 @@ def _take(folder: Path) -> str | None:
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            if not _is_stale(path):
+            if not _is_stale(path, WATCH_SECONDS):
                 return None
             _remove_stale(path)
             continue
@@ -74,23 +76,50 @@ def _remove_stale(path: Path) -> None:
                 turn.unlink()
         return
     try:
-        if _is_stale(path):
+        if _is_stale(path, 0.0):
             path.unlink(missing_ok=True)
     finally:
         turn.unlink(missing_ok=True)
 
 
-def _is_stale(path: Path) -> bool:
+def _is_stale(path: Path, watch_seconds: float) -> bool:
+    """Whether the claim's process is gone; one of another host is watched before that is believed."""
     owner = _owner(path)
-    try:
-        age_seconds = time.time() - path.stat().st_mtime
-    except OSError:
-        return False  # it is gone: nothing to take over, the next try creates it
-    if not owner:  # killed between creating and writing
-        return age_seconds > HEARTBEAT_SECONDS
     if owner.get("host") == socket.gethostname():
         return _born(int(owner["pid"])) != owner.get("born")
-    return age_seconds > STALE_SECONDS
+    try:
+        beat = path.stat().st_mtime
+        age_seconds = _clock(path.parent) - beat
+    except OSError:
+        return False  # it is gone, or the folder takes no files: nothing to take over, the next try tells which
+    if not owner:  # killed between creating and writing
+        return age_seconds > HEARTBEAT_SECONDS
+    if -HEARTBEAT_SECONDS <= age_seconds <= STALE_SECONDS:
+        return False
+    return not _beats(path, beat, watch_seconds)
+
+
+def _clock(folder: Path) -> float:
+    """Now, on the clock of the folder's file system, which sets the times of all hosts' claims."""
+    probe = folder / f".{CLAIM}.{uuid.uuid4().hex[:8]}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _beats(path: Path, beat: float, seconds: float) -> bool:
+    """Whether the claim is touched, or given back, within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(min(1.0, seconds / 10))
+        try:
+            if path.stat().st_mtime != beat:
+                return True
+        except OSError:
+            return True
+    return False
 
 
 def _owner(path: Path) -> dict[str, Any]:

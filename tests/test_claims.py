@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -92,13 +93,36 @@ def write(folder: Path, content: str, age_seconds: float) -> None:
 
 @pytest.mark.parametrize(("age_seconds", "held"), [(1.0, True), (1000.0, False)])
 def test_a_claim_of_another_host_is_held_as_long_as_its_heart_beats(
-    tmp_path: Path, age_seconds: float, held: bool
+    tmp_path: Path, age_seconds: float, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(claims, "WATCH_SECONDS", 0.1)
     owner = {"token": "t", "host": f"not-{socket.gethostname()}", "pid": 1, "born": "5"}
     write(tmp_path, json.dumps(owner), age_seconds)
     assert is_claimed(tmp_path) == held
     with claimed(tmp_path) as mine:
         assert mine != held
+
+
+@pytest.mark.parametrize("jump_seconds", [1000.0, -1000.0], ids=["forwards", "backwards"])
+def test_a_clock_that_jumped_takes_no_beating_claim(
+    tmp_path: Path, jump_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "WATCH_SECONDS", 5.0)
+    owner = {"token": "t", "host": f"not-{socket.gethostname()}", "pid": 1, "born": "5"}
+    write(tmp_path, json.dumps(owner), jump_seconds)
+    heart = threading.Timer(0.3, os.utime, (tmp_path / CLAIM,))
+    heart.start()
+    with claimed(tmp_path) as mine:
+        assert not mine
+    heart.join()
+
+
+def test_a_dead_claim_from_the_future_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "WATCH_SECONDS", 0.1)
+    owner = {"token": "t", "host": f"not-{socket.gethostname()}", "pid": 1, "born": "5"}
+    write(tmp_path, json.dumps(owner), age_seconds=-1000.0)
+    with claimed(tmp_path) as mine:
+        assert mine
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": "x"}'])
