@@ -24,6 +24,8 @@ from mmbench.submission_suite import suite_findings
 
 PLACES = 3
 """How many trials are named beside a finding that many share."""
+LONGEST = 400
+"""Characters of a finding that are printed; --json has all of them."""
 MESSAGES = 10
 """How many findings of one check are printed."""
 Split = tuple[str, str, str]
@@ -170,15 +172,16 @@ def _print(outcome: Outcome) -> None:
     for (severity, check), told in shared.items():
         style = "bold red" if severity == "serious" else "yellow"
         for message, places in [*told.items()][:MESSAGES]:
-            console.print(f"[{style}]{severity}[/] {check}: {escape(plain(message))}", soft_wrap=True)
+            text = plain(message)
+            shown = f"{text[:LONGEST]} ..." if len(text) > LONGEST else text
+            console.print(f"[{style}]{severity}[/] {check}: {escape(shown)}", soft_wrap=True)
             console.print(f"  {escape(_named(places))}", style="dim", soft_wrap=True)
         if len(told) > MESSAGES:
             console.print(f"  and {len(told) - MESSAGES} more on {check}; --json prints all")
     notes = len(outcome.findings) - outcome.serious
-    console.print(
-        f"{outcome.trials} trials, {outcome.scores} scores computed again: "
-        f"{outcome.serious} serious findings, {notes} notes; {'not ready' if outcome.serious else 'ready to submit'}"
-    )
+    console.print(f"{outcome.trials} trials, {outcome.scores} scores computed again")
+    ready = "not ready" if outcome.serious else "ready to submit"
+    console.print(f"{outcome.serious} serious findings, {notes} notes: {ready}")
 
 
 def _named(places: Iterable[str]) -> str:

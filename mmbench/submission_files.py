@@ -28,6 +28,12 @@ MADE_ANEW = ("README.md", "tables", "plots")
 MIB = 2**20
 MOST_BYTES = {RECORD: 32 * MIB, MARKER: 1024, PREDICTIONS: 16 * 1024 * MIB, "suite": MIB}
 MOST_ENTRIES = 100_000
+MOST_DEPTH = 50
+OPENING = (
+    *(yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken),
+    *(yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken),
+)
+CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 """A trial's id as it may name a folder: no separator, no leading dot."""
 
@@ -183,9 +189,19 @@ def _suite(path: Path, findings: list[Finding]) -> Iterator[tuple[str, Suite]]:
         reason = why_not_plain(path, MOST_BYTES["suite"])
         if reason is not None:
             raise ConfigError(f"{path.name}: {reason}")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(path.read_text(encoding="utf-8"))):
-            raise ConfigError(f"{path.name} uses YAML aliases, which can unfold without end; write them out")
+        _check_yaml(path)
         yield path.name, load_suite(path)
     except (MMBenchError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         message = " ".join(str(error).split()).replace(str(path), path.name)
         findings.append(Finding("serious", "suite", path.name, message[:500]))
+
+
+def _check_yaml(path: Path) -> None:
+    """Raises ConfigError for text that unfolds or nests without end, before anything is made of it."""
+    depth = 0
+    for token in yaml.scan(path.read_text(encoding="utf-8")):
+        if isinstance(token, yaml.AliasToken):
+            raise ConfigError(f"{path.name} uses YAML aliases, which can unfold without end; write them out")
+        depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+        if depth > MOST_DEPTH:
+            raise ConfigError(f"{path.name} nests more than {MOST_DEPTH} levels deep")

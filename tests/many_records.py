@@ -71,9 +71,9 @@ def trials(shape: Many = Many(), seed: int = 0) -> Iterator[tuple[TrialRecord, p
     for row, expected in enumerate(shape.truth()):
         for number in range(shape.seeds):
             reached = np.clip(expected + rng.normal(0.0, shape.spread), 0.0, 1.0)  # (K,)
-            logits = _logits(reached, labels, rng) if shape.samples else None
+            logits = logits_of(reached, labels, rng) if shape.samples else None
             made = _record(f"method-{row:04d}", number, cases, _scores(cases, number, reached, logits, labels))
-            yield made, None if logits is None else _table(cases, labels, logits)
+            yield made, None if logits is None else table_of(cases, labels, logits)
 
 
 def write_many(folder: Path, shape: Many = Many(), seed: int = 0) -> Path:
@@ -143,7 +143,7 @@ def measured(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> 
     }
 
 
-def _logits(
+def logits_of(
     reached: npt.NDArray[np.float64], labels: npt.NDArray[np.int32], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
     """(K, N, C): a sample is answered rightly with the probability that its case has."""
@@ -154,7 +154,7 @@ def _logits(
     return cast("npt.NDArray[np.float32]", (noise + GAP * np.eye(CLASSES)[answer]).astype(np.float32))
 
 
-def _table(
+def table_of(
     cases: tuple[dict[str, Any], ...], labels: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]
 ) -> pa.Table:
     """The columns that a trial writes, a row per case and sample."""
