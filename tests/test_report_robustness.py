@@ -76,6 +76,26 @@ def test_the_spread_is_over_seeds_and_the_source_counts_once() -> None:
     assert row(table, "source", NOT_MEASURED).complete
 
 
+def test_effective_robustness_is_what_lies_above_the_line_of_clean_training() -> None:
+    # Three models whose corrupted logit is half their clean logit set the line; every corruption has the same score.
+    def both(clean: float) -> tuple[float, ...]:
+        return (clean, *(1 / (1 + ((1 - clean) / clean) ** 0.5),) * 6)
+
+    clean_only = [made("lora", both(0.7)), made("adapter", both(0.9))]
+    better = made("lora", (0.8, *(0.75,) * 6), trial_regime="mixed")
+    far = made("prompt", (0.95, *(0.5,) * 6), trial_regime="mixed")
+    helped = made("lora+mixup", (0.85, *(0.1,) * 6), trial_strategies=("mixup",))  # a strategy sets no line
+    table = table_of(source(both(0.8)), *clean_only, better, far, helped)
+    assert cell(table, "lora", "effective").mean == pytest.approx(0, abs=1e-9)
+    assert cell(table, "lora", "effective", "mixed").mean == pytest.approx(100 * (0.75 - 2 / 3))
+    assert cell(table, "prompt", "effective", "mixed").mean == pytest.approx(100 * (0.5 - 19**0.5 / (1 + 19**0.5)))
+    assert [n for n in table.notes if "beyond them lie: prompt mixed." in n and "70.0 to 90.0 %" in n]
+
+
+def test_two_clean_scores_set_no_line() -> None:
+    assert "effective" not in [column.key for column in table_of(source(), made("lora", LORA)).columns]
+
+
 def test_without_the_source_there_is_no_mce() -> None:
     # A row that trains is not the frozen source, whatever it is called.
     for records in ([made("lora", LORA)], [made("lora", LORA), made("source", SOURCE)]):

@@ -22,6 +22,7 @@ from mmbench.report.blocks import Values, over_corruptions
 from mmbench.report.case_scores import case_values, floats
 from mmbench.report.comparable import Selection, select
 from mmbench.report.conditions import Condition, Group, clean_case, conditions_of, corruptions_of, families_of
+from mmbench.report.measures import NO_LINE, ShiftLine, shift_line
 from mmbench.report.model import NO_CASE, ONLY_AVAILABILITY, Cell, Column, Row, Table, cell_of, mark_best
 from mmbench.report.notes import how_made, provenance_of
 
@@ -41,6 +42,8 @@ class Protocol:
     families: dict[str, tuple[Group, ...]]
     source: Values | None
     """Scores of the frozen source, means over its trials; None without such a row."""
+    line: ShiftLine = NO_LINE
+    """Clean and corrupted scores of the source and of what was trained on clean samples alone."""
 
     @property
     def swept(self) -> tuple[Group, ...]:
@@ -58,6 +61,7 @@ class Protocol:
             *kept,
             Column("mce", "mCE", "%", 1, "lower"),
             Column("relative_mce", "relative mCE", "%", 1, "lower"),
+            *((Column("effective", "effective", "points", 1, "higher"),) if self.line.fits else ()),
             *areas,
         )
 
@@ -69,8 +73,9 @@ class Protocol:
         kept = [_ratio(over_corruptions(values, groups), clean) for groups in self.families.values()]
         areas = [area_over_rate(values, group, clean) for group in self.swept]
         worst = min(known) if len(known) == len(every) else None
-        relative = self.relative_mce(values)
-        return (clean, over_corruptions(values, self.groups), worst, *kept, self.mce(values), relative, *areas)
+        corrupted, relative = over_corruptions(values, self.groups), self.relative_mce(values)
+        effective = (self.line.beyond(clean, corrupted),) if self.line.fits else ()
+        return (clean, corrupted, worst, *kept, self.mce(values), relative, *effective, *areas)
 
     def mce(self, values: Values) -> float | None:
         """Mean over corruptions of summed error over the source's summed error (Hendrycks & Dietterich, ICLR 2019)."""
@@ -132,7 +137,13 @@ def _track_table(selection: Selection, track: Track) -> Table:
         slug=slug(*place, track, ROBUSTNESS),
         columns=columns,
         rows=mark_best(sort_rows(rows, 1), columns),
-        notes=(*_reading(protocol), *_left_out(selection), *how_made(selection.records), *selection.problems),
+        notes=(
+            *_reading(protocol),
+            *_outside_line(rows, protocol.line),
+            *_left_out(selection),
+            *how_made(selection.records),
+            *selection.problems,
+        ),
         provenance=provenance_of(selection.records),
     )
 
@@ -141,7 +152,21 @@ def protocol_of(selection: Selection, track: Track) -> Protocol:
     """The cases that apply to the data by corruption and family, and the scores of the source row."""
     conditions = [condition for condition in conditions_of(selection) if condition.case not in selection.idle]
     groups = corruptions_of(conditions)
-    return Protocol(clean_case(conditions), groups, families_of(groups), _source(selection, track, conditions))
+    source = _source(selection, track, conditions)
+    found = Protocol(clean_case(conditions), groups, families_of(groups), source)
+    return replace(found, line=_line(selection, track, found))
+
+
+def _line(selection: Selection, track: Track, protocol: Protocol) -> ShiftLine:
+    """What no training against corruptions reaches; the training trajectory of full fine-tuning is not recorded."""
+    plain = [
+        values
+        for record in selection.records
+        if not record.trial.strategies
+        and ((record.trial.method, record.trial.regime) == (REFERENCE, "none") or record.trial.regime == "clean")
+        and (values := values_of(record, track, selection.metric)) is not None
+    ]
+    return shift_line([(found[0], found[1]) for found in map(protocol.figures, plain)])
 
 
 def _source(selection: Selection, track: Track, conditions: Sequence[Condition]) -> Values | None:
@@ -179,6 +204,19 @@ def _row(group: tuple[TrialRecord, ...], selection: Selection, track: Track, pro
     return replace(row, notes=daggers + row.notes, complete=complete)
 
 
+def _outside_line(rows: Sequence[Row], line: ShiftLine) -> tuple[str, ...]:
+    """Rows whose effective robustness rests on a part of the line that no model set."""
+    if not line.fits:
+        return ()
+    rated = [(row, row.cells[0].mean) for row in rows]
+    outside = [f"{row.name} {row.regime}" for row, clean in rated if clean is not None and not line.covers(clean / 100)]
+    more = f" and {len(outside) - _MOST_LISTED} more" if len(outside) > _MOST_LISTED else ""
+    low, high = line.span
+    listed = f"{', '.join(outside[:_MOST_LISTED])}{more}"
+    words = f"The line is drawn from clean scores of {100 * low:.1f} to {100 * high:.1f} %; beyond them lie: {listed}."
+    return (words,) if outside else ()
+
+
 def _reading(protocol: Protocol) -> tuple[str, ...]:
     """How to read the columns."""
     notes = [
@@ -193,6 +231,12 @@ def _reading(protocol: Protocol) -> tuple[str, ...]:
             f"mCE: error over that of {REFERENCE}, mean over all corruptions of this table, 100 = as the source. "
             "Relative mCE: the same of what each loses against its own clean score; a dash where the source loses "
             "nothing under some corruption or there is no clean case."
+        )
+    if protocol.line.fits:
+        notes.append(
+            f"Effective: corrupted score above the one expected from the clean score, by a line between logits through "
+            f"{len(protocol.line.points)} trials of {REFERENCE} and of what saw clean samples alone (Taori et al., "
+            "NeurIPS 2020)."
         )
     if protocol.swept:
         notes.append("Area: under the score over the missing rate, as a mean score; the clean score stands at rate 0.")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.files import write_atomic
-from mmbench.report.aggregate import Board, accuracy_table
+from mmbench.report.aggregate import Board, accuracy_table, regime_word
 from mmbench.report.blocks import By
-from mmbench.report.comparable import select
+from mmbench.report.calibration import calibration_tables
+from mmbench.report.comparable import FALLBACKS, select
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.html import as_html
+from mmbench.report.knowledge import knowledge_tables
 from mmbench.report.latex import as_latex
 from mmbench.report.machine import as_csv, as_json, as_parquet
 from mmbench.report.model import Table
+from mmbench.report.notes import facts_of, provenance_of
 from mmbench.report.online import online_tables
 from mmbench.report.published import reported_tables
+from mmbench.report.ranking import ranking_table
 from mmbench.report.robustness import robustness_tables
 from mmbench.report.text import as_markdown, as_text
+from mmbench.report.tradeoff import trade_off_tables
 
 Format = Literal["txt", "md", "csv", "tex", "html", "json", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -29,7 +35,7 @@ _EVERY_CASE: tuple[Format, ...] = ("csv", "json", "parquet")
 
 
 def group_tables(board: Board, dataset: str, backbone: str, by: By = "family") -> tuple[Table, ...]:
-    """The tables of one data set and backbone: accuracy, robustness, cost, online adapters.
+    """The tables of one data set and backbone: accuracy, robustness, cost, online adapters, calibration.
 
     `by` says what a column stands for where a suite has many cases.
     """
@@ -38,8 +44,11 @@ def group_tables(board: Board, dataset: str, backbone: str, by: By = "family") -
     if selection.records:
         tables += [accuracy_table(board, dataset, backbone, track, by) for track in selection.tracks]
         tables += robustness_tables(board, dataset, backbone)
-        tables += efficiency_tables(board, dataset, backbone)
-    return (*tables, *online_tables(board, dataset, backbone, by))
+        tables += knowledge_tables(board, dataset, backbone)
+        costs = efficiency_tables(board, dataset, backbone)
+        tables += (*costs, *trade_off_tables(costs))
+    tables += online_tables(board, dataset, backbone, by)
+    return (*tables, *calibration_tables(board, dataset, backbone))
 
 
 def all_tables(board: Board, fmt: str = "txt") -> tuple[Table, ...]:
@@ -49,7 +58,24 @@ def all_tables(board: Board, fmt: str = "txt") -> tuple[Table, ...]:
     """
     by: By = "case" if fmt in _EVERY_CASE else "family"
     groups = [table for dataset, backbone in board.groups for table in group_tables(board, dataset, backbone, by)]
-    return (*groups, *reported_tables())
+    return (*groups, *ranking_tables(board), *reported_tables())
+
+
+def ranking_tables(board: Board) -> tuple[Table, ...]:
+    """Mean ranks over all data sets and cases, one table a track; none with too few rows or cases."""
+    scored = {track for group in board.groups for track in select(board.records, *group).tracks}
+    found = (ranking_table(board, track) for track in FALLBACKS if track in scored)
+    made = provenance_of(board.records)
+    facts = {(r.trial.title, regime_word(r)): facts_of(r.trial) for r in board.records if r.trial.online is None}
+    return tuple(
+        replace(
+            table,
+            rows=tuple(replace(row, facts=facts.get((row.name, row.regime), row.facts)) for row in table.rows),
+            provenance=made,
+        )
+        for table in found
+        if table is not None
+    )
 
 
 def render(table: Table, fmt: str) -> str:
