@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmbench.backbone.compiling import CompileWatch
 from mmbench.config import Budget
 from mmbench.errors import ConfigError, OverBudgetError
 from mmbench.meta_pass import MetaPass
@@ -33,6 +35,10 @@ class Bench:
         minutes = self.budget.wall_clock_minutes
         if minutes is not None and self.clock.elapsed() > 60 * minutes:
             raise OverBudgetError(f"the budget's {minutes:g} minutes of wall clock ran out")
+
+    def compile_watch(self) -> CompileWatch:
+        """For around a training step: what is compiled in it is no training, but setup."""
+        return CompileWatch(self.budget.compile, partial(self.clock.phase, "setup"))
 
     def autocast(self) -> AbstractContextManager[object]:
         """The budget's precision for a forward pass."""

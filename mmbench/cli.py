@@ -195,6 +195,7 @@ def profile(
     batch: Annotated[str, typer.Option(help="Samples of a step.")] = "8",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     option: Annotated[list[str] | None, typer.Option(help="Of the methods that have it: rank=4,8")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the blocks, as budget.compile does.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps after the warm-up.")] = 5,
     epoch_samples: Annotated[int, typer.Option(min=1, help="Samples of an epoch.")] = 10_000,
     memory_cap_gib: Annotated[float | None, typer.Option(min=0, help="Find the largest batch within it.")] = None,
@@ -209,7 +210,7 @@ def profile(
     from mmbench.profile_grid import Grid, Output, run_grid, settings
     from mmbench.profile_rows import Plan
 
-    rows = settings(Grid(methods, backbone, batch, precision, option or ()))
+    rows = settings(Grid(methods, backbone, batch, precision, option or (), compile))
     try:
         done = run_grid(rows, Plan(steps, epoch_samples, memory_cap_gib, trace), device, Output(out, json))
     except KeyboardInterrupt:

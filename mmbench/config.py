@@ -113,9 +113,16 @@ class Budget(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpointing: bool = False
     """Activation checkpointing in every block of the backbone: less memory, about one more forward pass a step."""
+    compile: bool = False
+    """torch.compile of every block in training steps; a block that does not compile ends the trial by name."""
     train_head: bool = True
     """Whether the classification head trains along with every method."""
     optim: OptimConfig = OptimConfig()
+
+    def deciding(self, trains: bool) -> dict[str, Any]:
+        """What of it decides the numbers of a row; a key younger than the first trial ids only where it is set."""
+        kept = None if trains else {"precision", "eval_batch"}
+        return self.model_dump(include=kept, exclude=None if self.compile else {"compile"})
 
 
 class BackboneSpec(Config):

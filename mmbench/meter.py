@@ -213,20 +213,25 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 @dataclass
 class StepTimes:
-    """Durations of optimiser steps, warm-up apart."""
+    """Durations of optimiser steps; the first ones and those in which something was compiled are warm-up."""
 
     seconds: list[float] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
+    compiling: set[int] = field(default_factory=set)
+    """Steps in which something was compiled."""
     build_seconds: float = 0.0
     """Spent on what all steps read, such as the outputs of frozen encoders."""
 
-    def add(self, seconds: float, samples: int) -> None:
+    def add(self, seconds: float, samples: int, compiled: bool = False) -> None:
+        if compiled:
+            self.compiling.add(len(self.seconds))
         self.seconds.append(seconds)
         self.samples.append(samples)
 
     def _steady(self) -> tuple[list[float], list[int]]:
         skip = WARMUP_STEPS if len(self.seconds) > WARMUP_STEPS else 0
-        return self.seconds[skip:], self.samples[skip:]
+        steady = [step for step in range(skip, len(self.seconds)) if step not in self.compiling]
+        return [self.seconds[step] for step in steady], [self.samples[step] for step in steady]
 
     def epoch_seconds(self, train_samples: int) -> float | None:
         """Training-step time of one pass over `train_samples`, with its share of what was built for all steps."""

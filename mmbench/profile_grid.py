@@ -41,6 +41,7 @@ class Grid:
     precisions: str = "fp32"
     options: Sequence[str] = ()
     """`name=v1,v2`; a method without that option has one row for all of them."""
+    compile: bool = False
 
 
 def settings(grid: Grid) -> tuple[Setting, ...]:
@@ -60,7 +61,8 @@ def settings(grid: Grid) -> tuple[Setting, ...]:
         own = {key: [_typed(name, key, text) for text in texts] for key, texts in offered.items() if key in defaults}
         for values in product(*own.values()):
             options = dict(zip(own, values, strict=True))
-            rows.append(Setting(method=name, backbone=backbone, batch=batch, precision=precision, options=options))
+            row = Setting(method=name, backbone=backbone, batch=batch, precision=precision, options=options)
+            rows.append(row.model_copy(update={"compile": grid.compile}))
     return tuple(rows)
 
 
@@ -126,11 +128,12 @@ def profile_device(wanted: str | None) -> torch.device:
 def run_grid(rows: Sequence[Setting], plan: Plan, wanted: str | None, output: Output) -> tuple[ProfileRow, ...]:
     """Profile row after row; each is written when it is done, tables and plots at the end or when interrupted.
 
-    Raises KeyboardInterrupt after that. Raises ConfigError for a trace without a device.
+    Raises KeyboardInterrupt after that. Raises ConfigError for a trace or compiled blocks without a device.
     """
     device = profile_device(wanted)
-    if device.type == META and plan.trace is not None:
-        raise ConfigError("nothing runs on the meta device, so there is nothing to trace; leave out --trace")
+    for wanted_too, flag in ((plan.trace is not None, "--trace"), (any(row.compile for row in rows), "--compile")):
+        if device.type == META and wanted_too:
+            raise ConfigError(f"nothing runs on the meta device; leave out {flag}")
     done: list[ProfileRow] = []
     try:
         for row in _run(rows, plan, device):

@@ -145,7 +145,8 @@ class Measuring:
         return make_optimizer(self.method.groups(LR), self.bench.budget.optim)
 
     def _step(self, batch: Batch, optimizer: torch.optim.Optimizer, ledger: Ledger, place: tuple[int, int]) -> None:
-        fitting_step(Regimen(self.method), batch, optimizer, self.bench, ledger, place)
+        with self.bench.compile_watch():
+            fitting_step(Regimen(self.method), batch, optimizer, self.bench, ledger, place)
 
     def _stop(self, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad(set_to_none=True)

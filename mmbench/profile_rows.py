@@ -24,17 +24,19 @@ class Setting(Part):
     precision: Precision = "fp32"
     options: dict[str, Any] = Field(default_factory=dict)
     """Those that were asked for; the others stand at the method's defaults."""
+    compile: bool = False
+    """Whether the steps run compiled blocks; what is counted is the same."""
 
     @property
     def words(self) -> str:
         """Everything but the method, in a few words."""
-        parts = [f"{key} {value}" for key, value in self.options.items()]
+        parts = [*(["compiled"] if self.compile else []), *(f"{key} {value}" for key, value in self.options.items())]
         return ", ".join([f"{self.backbone} b{self.batch} {self.precision}", *parts])
 
     @property
     def file_name(self) -> str:
-        options = [f"{key}-{value}" for key, value in self.options.items()]
-        return "_".join([self.method, self.backbone, f"b{self.batch}", self.precision, *options])
+        parts = [*(["compiled"] if self.compile else []), *(f"{key}-{value}" for key, value in self.options.items())]
+        return "_".join([self.method, self.backbone, f"b{self.batch}", self.precision, *parts])
 
 
 @dataclass(frozen=True)

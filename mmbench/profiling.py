@@ -35,9 +35,12 @@ def profile(setting: Setting, plan: Plan, device: torch.device) -> tuple[Counts,
     if not registry.methods().card(setting.method).trains:
         raise ConfigError(f"{setting.method} does not train: there is no step to profile")
     free_memory()
-    budget = Budget.model_validate({"batch_size": setting.batch, "precision": setting.precision})
+    budget = Budget.model_validate(
+        {"batch_size": setting.batch, "precision": setting.precision, "compile": setting.compile}
+    )
     bench = Bench(device, budget, Clock(device))
     method = build_method(setting, device)
+    method.net.compile_blocks(setting.compile)
     few = random_batch(method.net.config, COUNTED, torch.device("cpu")).to(device)
     steps = count_batch(Regimen(method), few, bench)
     if device.type == "meta":

@@ -154,6 +154,7 @@ def make_method(trial: Trial, folder: Path, multi_label: bool, device: torch.dev
     """A fresh method on its own copy of the source model, as every training starts from."""
     net, meta = load_backbone(folder)
     net.recompute_blocks(trial.budget.checkpointing)
+    net.compile_blocks(trial.budget.compile)
     optim = trial.budget.optim
     recipe = Recipe(
         train_head=trial.budget.train_head,

@@ -138,13 +138,13 @@ def _run_phase(
         bench.check_deadline()
         with bench.clock.phase("data"):
             batch = regimen.view(loaded.to(bench.device), rng)
-        with bench.clock.phase("train"):
+        with bench.clock.phase("train"), bench.compile_watch() as watch:
             began = time.perf_counter()
             loss = fitting_step(regimen, batch, optimizer, bench, ledger, (step, steps))
             schedule.step()
             if bench.device.type == "cuda":
                 torch.cuda.synchronize(bench.device)
-            ledger.times.add(time.perf_counter() - began, len(batch))
+            ledger.times.add(time.perf_counter() - began, len(batch), watch.seen)
         ledger.samples += round(len(batch) * (1 + regimen.extra_forwards))
         ledger.optimizer_bytes = max(ledger.optimizer_bytes, optimizer_bytes(optimizer))
         progress.add(epoch, loss, len(batch), last=step == steps - 1)

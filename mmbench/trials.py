@@ -23,7 +23,6 @@ from mmbench.suite_file import explain
 
 PROTOCOL = 1
 """Raised whenever the same spec would give other numbers; enters every trial id."""
-EVALUATION = {"precision", "eval_batch"}  # what of a budget counts for a row that does not train
 
 
 @dataclass(frozen=True)
@@ -244,7 +243,7 @@ def trial_content(trial: Trial, row: Row, digests: Digests) -> dict[str, Any]:
         "cases": trial.cases,
         "train_cases": trial.train_cases if trial.regime not in (None, "clean") else (),
         "tracks": sorted(trial.tracks),
-        "budget": trial.budget.model_dump(include=None if row.card.trains else EVALUATION),
+        "budget": trial.budget.deciding(row.card.trains),
         **_combined(trial),
     }
     if digests.assets:

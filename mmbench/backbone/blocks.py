@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -13,6 +14,8 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from mmbench.backbone.compiling import compiled
 
 Norm = Literal["", "a", "v"]
 Position = Literal["attention", "mlp"]
@@ -58,6 +61,9 @@ class Block(nn.Module):
     recompute = False
     """Whether the backward pass makes the inside of attention and MLP again in place of keeping it: activation
     checkpointing (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016)."""
+    compiled = False
+    """Whether attention and MLP run through torch.compile while the block is in training mode; an attention whose
+    keys and values are edited does not."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -120,17 +126,22 @@ class BlockCall:
 
     def run(self, x: Tensor) -> Tensor:
         """The whole block, (B, N, D) to (B, N, D)."""
-        x = x + self.attend(x)
-        return x + self.feed(x)
+        x = self._kept(self._added, "attention", x)
+        return self._kept(self._added, "mlp", x)
 
     def _kept(self, run: Callable[[Position, Tensor], Tensor], position: Position, x: Tensor) -> Tensor:
         """`run(position, x)`; what it makes on the way is kept for the backward pass, or made again there."""
+        if self.module.compiled and self.module.training and (self.kv is None or position == "mlp"):
+            run = partial(compiled(run.__func__), self)  # type: ignore[attr-defined]  # always a method of this class
         if self.module.recompute and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(run, position, x, use_reentrant=False))
         return run(position, x)
 
     def _branch(self, position: Position, x: Tensor) -> Tensor:
         return self.inside(position, self.normed(position, x))
+
+    def _added(self, position: Position, x: Tensor) -> Tensor:
+        return x + self._branch(position, x)
 
 
 @runtime_checkable

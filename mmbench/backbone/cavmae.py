@@ -181,6 +181,11 @@ class CAVMAEFT(Encoder):
         for block in (*self.blocks_a, *self.blocks_v, *self.blocks_u):
             cast(Block, block).recompute = on
 
+    def compile_blocks(self, on: bool) -> None:
+        """Whether the encoder and joint blocks run compiled while they are in training mode."""
+        for block in (*self.blocks_a, *self.blocks_v, *self.blocks_u):
+            cast(Block, block).compiled = on
+
     def live_parameter_names(self) -> frozenset[str]:
         """Parameters that receive a gradient in multimodal mode; the others are in every checkpoint all the same."""
         dead = {"norm_a.weight", "norm_a.bias", "norm_v.weight", "norm_v.bias"}

@@ -67,6 +67,7 @@ def budget_words(budget: Mapping[str, Any]) -> str:
         _number(budget, "wall_clock_minutes", "minutes wall clock"),
         str(budget.get("precision") or ""),
         "activation checkpointing" if budget.get("checkpointing") else "",
+        "blocks compiled" if budget.get("compile") else "",
         {True: "head trained", False: "head frozen"}.get(budget.get("train_head"), ""),  # type: ignore[arg-type]
     ]
     return ", ".join(part for part in parts if part) or "not recorded"
