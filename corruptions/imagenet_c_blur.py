@@ -40,7 +40,7 @@ MOTION_ANGLE_DEG = 45.0  # to either side
 @one_at_a_time
 def gaussian(x: Tensor, draws: Draws, severity: int) -> Tensor:
     """A Gaussian blur."""
-    return to_bytes(gaussian_blur(x.double(), GAUSSIAN_SIGMA[severity]))
+    return to_bytes(gaussian_blur(x, GAUSSIAN_SIGMA[severity]))
 
 
 @corruption(
@@ -68,9 +68,9 @@ def glass(x: Tensor, draws: Draws, severity: int) -> Tensor:
     sigma, reach, passes = GLASS[severity]
     height, width = x.shape[2:]
     cells = (max(height - 2 * reach, 0), max(width - 2 * reach, 0))
+    smooth = to_bytes(gaussian_blur(x, sigma))
     offsets = draws.integers("offset", (2 * reach) ** 2, (passes, *cells)).to(x.device)
-    smooth = to_bytes(gaussian_blur(x.double(), sigma))
-    return to_bytes(gaussian_blur(shuffle(smooth, offsets, reach).double(), sigma))
+    return to_bytes(gaussian_blur(shuffle(smooth, offsets, reach), sigma))
 
 
 @corruption("imagenet_c/motion_blur", **SHARED, variant="main")
@@ -113,26 +113,28 @@ def shuffle(x: Tensor, offsets: Tensor, reach: int) -> Tensor:
     The definition runs from the last cell to the first, each taking the pixel at its offset as it is by then; cell
     (i, j) stands at pixel (i + reach + 1, j + reach + 1), an offset is (dy + reach) * 2 reach + (dx + reach).
     """
-    height, width = x.shape[2:]
-    codes = torch.arange((2 * reach) ** 2, device=x.device)
-    moves = ((codes // (2 * reach) - reach) * width + codes % (2 * reach) - reach)[offsets]
-    still = torch.arange(height * width, device=x.device).expand(len(x), -1)  # (B, H * W)
+    batch, _, height, width = x.shape
+    codes = torch.arange((2 * reach) ** 2, dtype=torch.int32, device=x.device)
+    moves = (codes // (2 * reach) - reach) * width + codes % (2 * reach) - reach
+    moves = moves.index_select(0, offsets.flatten()).view(offsets.shape)  # a quarter of the time of moves[offsets]
+    still = torch.arange(batch * height * width, dtype=torch.int32, device=x.device)  # the pixels of all images
     rows, columns = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
     sources = still
     for number in range(offsets.shape[1]):
         taken = still.clone()
-        taken.view(-1, height, width)[:, rows, columns] += moves[:, number]
-        sources = sources.gather(1, _resolved(taken, still))
-    return x.flatten(2).gather(2, sources[:, None].expand(-1, x.shape[1], -1)).reshape(x.shape)
+        taken.view(batch, height, width)[:, rows, columns] += moves[:, number]
+        sources = sources.index_select(0, _resolved(taken, still))
+    inside = (sources.view(batch, -1) - still.view(batch, -1)[:, :1]).long()  # (B, H * W)
+    return x.flatten(2).gather(2, inside[:, None].expand(-1, x.shape[1], -1)).reshape(x.shape)
 
 
 def _resolved(taken: Tensor, still: Tensor) -> Tensor:
-    """taken (B, H * W), where each pixel finds its value during a pass -> where that value stood before the pass.
+    """taken (N,), where each pixel finds its value during a pass -> where that value stood before the pass.
 
     What a pixel finds later in reading order was written by then, so the last of such finds is looked up; their chains
     halve in length with each round.
     """
     last = torch.maximum(taken, still)
-    while not torch.equal(last, further := last.gather(1, last)):
-        last = further
-    return taken.gather(1, last)
+    while not torch.equal(last, further := last.index_select(0, last)):
+        last = further.index_select(0, further)  # comparing takes as long as looking up
+    return taken.index_select(0, last)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
@@ -90,8 +92,8 @@ def pixelate(x: Tensor, draws: Draws, severity: int) -> Tensor:
     """Box means on a coarser grid, shown as blocks."""
     height, width = x.shape[2:]
     kept = KEPT[severity]
-    small = _box_down(_box_down(x, 3, int(width * kept)), 2, int(height * kept))
-    return _nearest_up(_nearest_up(small, 3, width), 2, height)
+    small = _box_down(_turned(_box_down(_turned(x), int(width * kept))), int(height * kept))
+    return _nearest_up(_turned(_nearest_up(_turned(small), width)), height)
 
 
 @corruption(
@@ -131,18 +133,30 @@ def _affine(jitter: Tensor, height: int, width: int) -> Tensor:
     return mapping.transpose(1, 2)
 
 
-def _box_down(x: Tensor, dim: int, kept: int) -> Tensor:
-    """Mean of the pixels whose centres lie in each of `kept` equal intervals, rounded half up; at least one pixel."""
-    size, kept = x.shape[dim], max(kept, 1)
-    # Pixel s belongs to interval ceil((s + 1/2) kept / size) - 1, in whole numbers.
+def _turned(x: Tensor) -> Tensor:
+    """Rows as columns: whole rows are picked and added several times faster than columns."""
+    return x.transpose(2, 3).contiguous()
+
+
+def _box_down(x: Tensor, kept: int) -> Tensor:
+    """x (B, C, H, W) -> (B, C, kept, W): means of the rows of each interval, rounded half up; at least one row."""
+    starts, counts = (part.to(x.device) for part in _intervals(x.shape[2], max(kept, 1)))
+    sums = x.index_select(2, starts).to(torch.float32)  # exact: whole numbers far below 2 ** 24
+    for more in range(1, int(counts.max())):
+        inside = counts > more
+        rows = x.index_select(2, torch.where(inside, starts + more, starts))
+        sums.add_(rows.mul_(inside.to(torch.uint8)[:, None]))
+    return sums.div_(counts[:, None]).add_(0.5).to(torch.uint8)
+
+
+@lru_cache(maxsize=16)
+def _intervals(size: int, kept: int) -> tuple[Tensor, Tensor]:
+    """First pixel and number of pixels (kept,) int64 whose centres lie in each of `kept` equal parts of `size`."""
+    # Pixel s belongs to part ceil((s + 1/2) kept / size) - 1, in whole numbers.
     owner = -((2 * torch.arange(size) + 1) * kept // (-2 * size)) - 1
-    ends = torch.searchsorted(owner, torch.arange(kept), right=True).to(x.device)
-    counts = torch.diff(ends, prepend=ends.new_zeros(1))
-    sums = x.cumsum(dim, dtype=torch.int32).index_select(dim, ends - 1)
-    sums = torch.diff(sums, dim=dim, prepend=torch.zeros_like(sums.narrow(dim, 0, 1)))
-    counts = counts.to(torch.int32).reshape([-1 if axis == dim else 1 for axis in range(4)])
-    return ((2 * sums + counts) // (2 * counts)).to(torch.uint8)
+    counts = owner.bincount(minlength=kept)
+    return counts.cumsum(0) - counts, counts
 
 
-def _nearest_up(x: Tensor, dim: int, size: int) -> Tensor:
-    return x.index_select(dim, (2 * torch.arange(size, device=x.device) + 1) * x.shape[dim] // (2 * size))
+def _nearest_up(x: Tensor, size: int) -> Tensor:
+    return x.index_select(2, (2 * torch.arange(size, device=x.device) + 1) * x.shape[2] // (2 * size))

@@ -7,7 +7,7 @@ releases and are not used.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ EVALUATION = "mmbench-corrupt-v1"
 TRAINING = "mmbench-train-v1"
 FIELD_SEPARATOR = b"\x1f"
 UNIT = 2.0**-53
+CHUNK = 32768  # uniforms at a time: the cache of a core holds them through every step that they go through
 BUCKETS = 1024  # of the uniforms, in the search of a Poisson table
 
 Floats = npt.NDArray[np.float64]
@@ -101,25 +102,25 @@ class Draws:
     def uniform(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """(B, *shape) float32 of (0, 1)."""
         out = torch.empty(len(self), *shape)
-        for row, sample_id in enumerate(self.ids):
-            out[row] = self._uniform64(sample_id, name, out[row].numel()).reshape(tuple(shape))
+        for place, drawn in self._drawn(name, out):
+            place.copy_(drawn)
         return out.clamp_(max=1 - 2.0**-24)  # rounding to float32 must not reach 1
 
     def normal(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """(B, *shape) float32, standard normal; the values of `normals`."""
         out = torch.empty(len(self), *shape)
-        for row, sample_id in enumerate(self.ids):
+        for place, drawn in self._drawn(name, out):
             # torch's inverse agrees with SciPy's to 1e-15 and takes a third of its time.
-            out[row] = torch.special.ndtri(self._uniform64(sample_id, name, out[row].numel())).reshape(tuple(shape))
+            place.copy_(torch.special.ndtri(drawn, out=drawn))
         return out
 
     def integers(self, name: str, high: int | Tensor, shape: Sequence[int] = ()) -> Tensor:
         """(B, *shape) int64 of [0, high); `high` may differ per sample, as a (B,) tensor."""
-        highs = high.tolist() if isinstance(high, Tensor) else [high] * len(self)
         out = torch.empty(len(self), *shape, dtype=torch.int64)
-        for row, sample_id in enumerate(self.ids):
-            drawn = integers(self._bits(sample_id, name), out[row].numel(), highs[row])
-            out[row] = torch.from_numpy(drawn).reshape(tuple(shape))
+        highs = high.tolist() if isinstance(high, Tensor) else [high] * len(self)
+        for row, bound in enumerate(highs):
+            for place, drawn in self.select([row])._drawn(name, out[row : row + 1]):
+                place.copy_(drawn.mul_(bound).clamp_(max=bound - 1))
         return out
 
     def permutation(self, name: str, n: int) -> Tensor:
@@ -134,9 +135,15 @@ class Draws:
     def _bits(self, sample_id: str, name: str) -> np.random.Philox:
         return stream(self.key, sample_id, self.corruption, self.severity, name)
 
-    def _uniform64(self, sample_id: str, name: str, n: int) -> Tensor:
-        raw = torch.from_numpy(_raw53(self._bits(sample_id, name), n).view(np.int64))
-        return raw.to(torch.float64).add_(0.5).mul_(UNIT)  # (n,)
+    def _drawn(self, name: str, out: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parts of out (B, ...) and float64 uniforms for each; a part must be used before the next is asked for."""
+        size = out[0].numel() if len(out) else 0
+        buffer = torch.empty(min(size, CHUNK), dtype=torch.float64)
+        for sample_id, places in zip(self.ids, out.view(len(out), size), strict=True):
+            bits = self._bits(sample_id, name)
+            for place in places.split(CHUNK):
+                raw = torch.from_numpy(_raw53(bits, len(place)).view(np.int64))
+                yield place, buffer[: len(place)].copy_(raw).add_(0.5).mul_(UNIT)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmbench.rng import (
+    CHUNK,
     EVALUATION,
     TRAINING,
     Draws,
@@ -93,6 +94,22 @@ def test_draws_belong_to_the_sample_not_to_the_batch() -> None:
     shuffled = draws(tuple("hgfedcba")).normal("noise", (5,))
     assert torch.equal(whole, shuffled.flip(0))
     assert torch.equal(draws(tuple("abcdefgh")).select([2, 5]).normal("noise", (5,)), whole[[2, 5]])
+
+
+def test_a_long_draw_is_the_stream_of_its_sample() -> None:
+    own, shape = draws(("a", "b")), (3, CHUNK // 2 + 5)
+    count = 3 * (CHUNK // 2 + 5)
+    expected = uniforms(stream(KEY, "b", "family/name", 0, "noise"), count).astype(np.float32).reshape(shape)
+    assert np.array_equal(own.uniform("noise", shape)[1].numpy(), np.minimum(expected, np.float32(1 - 2.0**-24)))
+    expected = normals(stream(KEY, "b", "family/name", 0, "noise"), count).astype(np.float32).reshape(shape)
+    np.testing.assert_allclose(own.normal("noise", shape)[1].numpy(), expected, rtol=1e-6)
+    whole = integers(stream(KEY, "b", "family/name", 0, "noise"), count, 36).reshape(shape)
+    assert np.array_equal(own.integers("noise", 36, shape)[1].numpy(), whole)
+
+
+def test_no_draws_of_no_samples_or_no_values() -> None:
+    assert draws(()).normal("noise", (3,)).shape == (0, 3) and draws(()).integers("k", 4).shape == (0,)
+    assert draws(("a",)).uniform("noise", (0, 3)).shape == (1, 0, 3)
 
 
 def test_a_longer_draw_begins_with_the_shorter_one() -> None:
