@@ -97,3 +97,18 @@ def merge(
 
     if not merge_command(folders, out, quiet):
         raise typer.Exit(FAILED)
+
+
+@results_app.command()
+@guarded
+def compare(
+    first: Annotated[str, typer.Argument(help="A row as tables name it: method, or method+regime.")],
+    second: Annotated[str, typer.Argument(help="The row to compare it with.")],
+    folder: Annotated[Path, typer.Argument(help="A results folder or a board.")],
+    track: Annotated[str | None, typer.Option(help="informed, avail or blind; the first that both have.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Is one row better than another: where, by how much, and how sure."""
+    from mmbench.comparing import compare_command
+
+    compare_command((first, second), folder, track, json)
