@@ -64,7 +64,7 @@ def view(
 ) -> None:
     """Look at a board in a browser: serve its pages to this machine until Ctrl-C."""
     use_plugins(plugin)
-    from mmbench.site_verb import view as look
+    from mmbench.site_serve import view as look
 
     look(folder, port, samples)
 

@@ -30,8 +30,6 @@ CLEAN = Case("clean")
 SIDE = 112
 """Pixels of a picture's side on a sheet."""
 SOUND_SECONDS = 2
-MOST_SOUNDS = 3
-"""Levels that can be heard beside the clean sound: the weakest, one between, the strongest."""
 JPEG_QUALITY = 70
 
 
@@ -132,10 +130,10 @@ def _heard(case: Case) -> bool:
 def _sounds(
     stem: str, levels: Sequence[Level], seen: Sequence[Corrupted], samples: Samples, out: Path
 ) -> Iterator[Sound]:
-    """The first sample at a few levels."""
+    """The first sample: clean, and at the weakest, the middle and the strongest level."""
     length = min(int(samples.raw.wave_lengths[0]), SOUND_SECONDS * SAMPLE_RATE)
     last = len(levels) - 1
-    for place in sorted({0, *(min(1 + last * step // MOST_SOUNDS, last) for step in range(MOST_SOUNDS)), last}):
+    for place in sorted({0, min(1, last), (1 + last) // 2, last}):
         content = io.BytesIO()
         wave = pcm16(seen[place].wave[:1]).numpy()[0, :length]  # (S,)
         soundfile.write(content, wave, SAMPLE_RATE, subtype="PCM_16", format="WAV")

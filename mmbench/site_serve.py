@@ -1,8 +1,9 @@
-"""A folder of pages on the loopback interface: readable from this machine, from this folder, and in no other way."""
+"""What `view` does: pages on the loopback interface, readable from this machine, from one folder, in no other way."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,23 @@ from typing import BinaryIO
 from mmbench.errors import ConfigError
 
 HOST = "127.0.0.1"
+FRONT, STYLE = "index.html", Path("static") / "site.css"
+
+
+def view(folder: Path, port: int, samples: bool) -> None:
+    """Serve a site, or build that of a results folder for the time being, until Ctrl-C."""
+    if is_site(folder):
+        serve(folder, port)
+        return
+    from mmbench.site_verb import write  # seconds of imports that a finished site does not need
+
+    with tempfile.TemporaryDirectory(prefix="mmbench-site-") as scratch:
+        write(folder, Path(scratch) / "site", samples)
+        serve(Path(scratch) / "site", port)
+
+
+def is_site(folder: Path) -> bool:
+    return (folder / FRONT).is_file() and (folder / STYLE).is_file()
 
 
 class Handler(SimpleHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""What `site` and `view` do: a board as a static site, and a look at it in a browser."""
+"""What `site` does: a results folder or a board as a static site."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from mmbench.report.site.content import Subject, arrange
 from mmbench.report.site.model import Extras, Sample
 from mmbench.report.site.write import Built, write_site
 from mmbench.site_facts import cases_of, corruption_cards, part_cards
-from mmbench.site_serve import serve
-
-FRONT, STYLE = "index.html", Path("static") / "site.css"
+from mmbench.site_serve import FRONT, is_site
 
 
 def write(folder: Path, out: Path | None, samples: bool) -> None:
@@ -30,20 +28,6 @@ def write(folder: Path, out: Path | None, samples: bool) -> None:
     for problem in built.problems:
         print(f"note: {problem}", file=sys.stderr)
     print(f"{built.pages} pages; open {target / FRONT}")
-
-
-def view(folder: Path, port: int, samples: bool) -> None:
-    """Serve a site, or build that of a results folder for the time being, until Ctrl-C."""
-    if is_site(folder):
-        serve(folder, port)
-        return
-    with tempfile.TemporaryDirectory(prefix="mmbench-site-") as scratch:
-        write(folder, Path(scratch) / "site", samples)
-        serve(Path(scratch) / "site", port)
-
-
-def is_site(folder: Path) -> bool:
-    return (folder / FRONT).is_file() and (folder / STYLE).is_file()
 
 
 def build_site(folder: Path, out: Path, samples: bool = True) -> Built:

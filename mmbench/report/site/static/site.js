@@ -162,7 +162,7 @@ const startComparison = (form) => {
     const link = (row) => (row[2] ? make("a", { href: row[2], textContent: rowName(row) }) : rowName(row));
     const [first] = parts;
     verdict.replaceChildren(...(first
-      ? ["A, ", link(rows[a.value]), `, is ahead in ${first.better} of ${first.better + first.worse + first.same} columns of the first table; B, `,
+      ? ["By the means alone, A, ", link(rows[a.value]), `, is ahead in ${first.better} of ${first.better + first.worse + first.same} columns of the first table, B, `,
         link(rows[b.value]), `, in ${first.worse}; equal as shown in ${first.same}.`]
       : ["No table holds both of these rows."]));
     const kept = new URLSearchParams({ place: places[place.value].title, a: names[0], b: names[1] });
