@@ -17,6 +17,8 @@ SCHEMA = 2
 
 Status = Literal["ok", "refused", "does-not-fit", "diverged", "over-budget", "crashed"]
 """How a trial ended. All but `crashed` are results; a crash can be run again with `--retry crashed`."""
+FAILED: tuple[Status, ...] = ("does-not-fit", "diverged", "over-budget", "crashed")
+"""What counts as a failure: all but a result and a refusal, which was foreseen."""
 
 
 class Part(BaseModel):
@@ -238,6 +240,8 @@ class TrialRecord(Part):
 
 RECORD = "trial.json"
 MARKER = "done"
+OLD_RECORD = f"{RECORD}.old"
+"""How the name of a record begins that was put aside because its trial runs again."""
 
 
 def save_record(record: TrialRecord, folder: Path) -> None:
@@ -249,10 +253,16 @@ def save_record(record: TrialRecord, folder: Path) -> None:
 
 def is_done(folder: Path) -> bool:
     """Whether the folder holds a record that is the one its marker was written for."""
+    return finished_record(folder) is not None
+
+
+def finished_record(folder: Path) -> bytes | None:
+    """The record of a trial that is done; None where it is missing, half written, or not the one of its marker."""
     try:
-        return hashlib.sha256((folder / RECORD).read_bytes()).hexdigest() == (folder / MARKER).read_text()
+        content = (folder / RECORD).read_bytes()
+        return content if hashlib.sha256(content).hexdigest() == (folder / MARKER).read_text() else None
     except (OSError, UnicodeDecodeError):
-        return False
+        return None
 
 
 def load_record(path: Path) -> TrialRecord:

@@ -15,12 +15,12 @@ from mmbench.claims import CLAIM
 from mmbench.config import Suite
 from mmbench.errors import ConfigError, MMBenchError
 from mmbench.files import RecordError
-from mmbench.records import MARKER, RECORD, TrialRecord, is_done, load_record
+from mmbench.records import MARKER, OLD_RECORD, RECORD, TrialRecord, is_done, load_record
 from mmbench.suite_file import load_suite
 
 PREDICTIONS = "predictions.parquet"
 TRIAL_FILES = (
-    *(RECORD, MARKER, PREDICTIONS, CLAIM, f"{RECORD}.old"),
+    *(RECORD, MARKER, PREDICTIONS, CLAIM),
     *("spec.json", "events.jsonl", "state.safetensors", "stderr.txt"),
 )
 MADE_ANEW = ("README.md", "tables", "plots")
@@ -142,7 +142,7 @@ def _trial(folder: Path, top: Path, findings: list[Finding]) -> Submitted | None
         findings.append(Finding("note", "files", place, "no trial's folder; not read"))
         return None
     files = {path.name: path for path in _entries(folder, findings, top)}
-    strange = sorted(set(files) - set(TRIAL_FILES))
+    strange = sorted(name for name in set(files) - set(TRIAL_FILES) if not name.startswith(OLD_RECORD))
     if strange:
         told = ", ".join(strange[:3])
         findings.append(Finding("note", "files", place, f"{len(strange)} files no trial leaves, not read: {told}"))

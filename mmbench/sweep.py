@@ -6,7 +6,6 @@ resumes after any interruption, and two sweeps on one folder share the work.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -24,7 +23,8 @@ from mmbench.executors.base import Executor
 from mmbench.executors.choose import Choice, make_executor
 from mmbench.files import RecordError, write_atomic
 from mmbench.prepare import Progress, prepare_data, reopen_data, with_frozen
-from mmbench.records import MARKER, RECORD, Status, is_done, load_record
+from mmbench.records import FAILED, RECORD, Status, is_done, load_record
+from mmbench.retry import has_status, put_aside
 from mmbench.run import sigterm_raises
 from mmbench.source import prepare_backbone
 from mmbench.trials import Digests, Row, Trial, make_trial, rows, suite_cases
@@ -51,7 +51,7 @@ class SweepResult:
 
     @property
     def failed(self) -> int:
-        return sum(count for status, count in self.statuses.items() if status not in ("ok", "refused"))
+        return sum(count for status, count in self.statuses.items() if status in FAILED)
 
 
 def plan(suite: Suite, out: Path, device: torch.device, listen: Listener) -> list[tuple[Trial, Path]]:
@@ -118,10 +118,10 @@ def _run_trials(
 ) -> SweepResult:
     folders = _write_specs(planned)
     bases = {folder: folder.parent / trial.base for trial, folder in planned if trial.base is not None}
-    again = {folder for folder in folders if _has_status(folder, options.retry)}
+    again = {folder for folder in folders if has_status(folder, options.retry)}
     for folder in folders:
         if folder in again or bases.get(folder) in again:  # what adapts a state that is trained again runs again
-            _put_aside(folder)
+            put_aside(folder)
     pending = [folder for folder in folders if not is_done(folder)]
     started = pending[: options.limit] if options.limit is not None else pending
     Dispatcher(executor, started, bases, listen).run(options.device, len(folders) - len(pending), len(folders))
@@ -147,14 +147,3 @@ def _write_specs(planned: Iterable[tuple[Trial, Path]]) -> list[Path]:
             write_atomic(folder / "spec.json", trial.model_dump_json(indent=1).encode())
         folders.append(folder)
     return folders
-
-
-def _has_status(folder: Path, statuses: tuple[Status, ...]) -> bool:
-    return bool(statuses) and is_done(folder) and load_record(folder / RECORD).status in statuses
-
-
-def _put_aside(folder: Path) -> None:
-    """A record that is to be run again stays as `trial.json.old`."""
-    with contextlib.suppress(FileNotFoundError):  # there is none, or another sweep was quicker
-        (folder / MARKER).unlink()
-        (folder / RECORD).replace(folder / f"{RECORD}.old")

@@ -37,7 +37,7 @@ LAYERS = (
     ("evaluate", "costs", "outputs", "source", "conformance_bed", "conformance_online_bed", "streams"),
     ("tune", "conformance_checks", "conformance", "conformance_online"),
     ("desk", "run", "run_online", "executors", "report"),
-    ("dispatch",),
+    ("dispatch", "retry"),
     ("sweep",),
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
