@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from report_records import CASES, failed, field, record, save
+from rich.cells import cell_len
 
 from mmbench.errors import UnknownNameError
 from mmbench.report.aggregate import Board, accuracy_table, load_board, slug
@@ -130,6 +131,23 @@ def test_the_terminal_form_splits_many_cases_into_blocks() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("50.0±1.5") == 20
     assert text.count("regime") > 2
+
+
+def test_characters_two_columns_wide_are_counted_as_two_and_none_is_cut() -> None:
+    wide = "漢字" * 40
+    columns = (Column("a", wide, "%", 1, "higher"), Column("b", "b", "%", 1, "higher"))
+    cells = (Cell(1.0, n=1), Cell(2.0, n=1))
+    text = render(Table(wide, "wide", columns, (Row(wide, wide[:9], cells), Row("a", "mixed", cells))), "txt")
+    assert max(map(cell_len, text.splitlines())) <= 80
+    assert "…" not in text and text.count("漢") == 40 * 3 + 5
+
+
+def test_html_keeps_the_direction_of_a_label_to_itself() -> None:
+    hebrew = "\u05d0\u05d1 \u202e123"  # letters from right to left, and a mark that would turn what follows
+    columns = (Column("a", hebrew, "%", 1), Column("b", "b", "%", 1))
+    source = as_html("t", (Table("t", "t", columns, (Row(hebrew, hebrew, (Cell(1.0, n=1), Cell(word=hebrew))),)),))
+    assert "\u202e" not in source
+    assert source.count("<bdi>\u05d0\u05d1 123</bdi>") == 3  # head, name, regime
 
 
 def test_csv_holds_plain_numbers_and_the_word_where_there_is_none() -> None:

@@ -43,21 +43,23 @@ thead .headline { text-decoration: underline; }
 {% for table in tables %}{% set marks = table.marks() %}
 <h2 id="{{ table.slug }}">{{ plain(table.title) }}</h2>
 <div class="scroll"><table>
-<thead><tr><th scope="col">Method</th><th scope="col">Regime</th>
-{% for column in table.columns %}<th scope="col"{% if column.headline %} class="headline"{% endif %}>{{ column.label }}
+<thead><tr><th scope="col">Method</th><th scope="col">{{ plain(table.setting.capitalize()) }}</th>
+{% for column in table.columns %}<th scope="col"{% if column.headline %} class="headline"{% endif %}>
+<bdi>{{ plain(column.label) }}</bdi>
 {%- if column.unit %} <span class="unit">{{ column.unit }}</span>{% endif %}</th>
 {% endfor %}</tr></thead>
 <tbody>
-{% for row in table.rows %}<tr{% if row.reported %} class="reported"{% endif %}><th scope="row">{{ plain(row.name) }}
-{{- raised(row.notes, marks) }}</th><td>{{ plain(row.regime) }}</td>
+{% for row in table.rows %}<tr{% if row.reported %} class="reported"{% endif %}>
+<th scope="row"><bdi>{{ plain(row.name) }}</bdi>
+{{- raised(row.notes, marks) }}</th><td><bdi>{{ plain(row.regime) }}</bdi></td>
 {% for cell in row.cells %}<td{% if cell.best %} class="best"{% elif cell.mean is none %} class="word"{% endif %}>
-{{- cell_text(cell, table.columns[loop.index0]) }}{{ raised(cell.notes, marks) }}</td>
+{{- plain(cell_text(cell, table.columns[loop.index0])) }}{{ raised(cell.notes, marks) }}</td>
 {% endfor %}</tr>
 {% endfor %}</tbody>
 </table></div>
 <ul class="notes">
-{% for text, mark in marks.items() %}<li><sup>{{ mark }}</sup> {{ plain(text) }}</li>
-{% endfor %}{% for note in table.notes %}<li>{{ plain(note) }}</li>
+{% for text, mark in marks.items() %}<li><sup>{{ mark }}</sup> <bdi>{{ plain(text) }}</bdi></li>
+{% endfor %}{% for note in table.notes %}<li><bdi>{{ plain(note) }}</bdi></li>
 {% endfor %}</ul>
 {% endfor %}
 </body>

@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len, chop_cells
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table as RichTable
@@ -50,7 +51,7 @@ class _Names:
 def _layout(table: Table, marks: dict[str, str], width: int) -> tuple[_Names, list[range]]:
     """Fit all columns beside wrapped names if that goes, else split into blocks beside wider names."""
     regime = min(_REGIME_CHARS, max([6, *(_longest(row.regime) for row in table.rows)]))
-    longest = max([6, *(len(_name(row, marks)) for row in table.rows)])
+    longest = max([6, *(cell_len(_name(row, marks)) for row in table.rows)])
     widths = [_column_width(table, i, marks) for i in range(len(table.columns))]
     room = width - regime - 1 - sum(w + 1 for w in widths)
     if room >= min(longest, _NAME_CHARS_TIGHT):
@@ -67,11 +68,13 @@ def _layout(table: Table, marks: dict[str, str], width: int) -> tuple[_Names, li
 
 
 def _longest(text: str) -> int:
-    return max((len(piece) for piece in _wrap(plain(text), _REGIME_CHARS)), default=0)
+    return max((cell_len(piece) for piece in _wrap(plain(text), _REGIME_CHARS)), default=0)
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=True)
+    """Lines of at most `width` columns of a terminal, where some characters take two."""
+    pieces = textwrap.wrap(text, width, break_on_hyphens=True)
+    return [line for piece in pieces for line in (chop_cells(piece, width) if cell_len(piece) > width else [piece])]
 
 
 def _header(column: Column) -> list[str]:
@@ -86,7 +89,7 @@ def _column_width(table: Table, index: int, marks: dict[str, str]) -> int:
         text = _cell(row.cells[index], column, marks)
         # A status may wrap between its words, a number may not.
         words += [text] if row.cells[index].mean is not None else text.split()
-    return max([4, *map(len, words)])
+    return max([4, *map(cell_len, words)])
 
 
 def _name(row: Row, marks: dict[str, str]) -> str:
