@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from mmbench.cli_common import FAILED, JsonOption, OutOption, PluginOption, QuietOption, guarded, use_plugins
+from mmbench.cli_common import (
+    FAILED,
+    DeviceOption,
+    ExecutorOption,
+    ExecutorWordsOption,
+    JsonOption,
+    OutOption,
+    PluginOption,
+    QuietOption,
+    guarded,
+    use_plugins,
+)
 
 results_app = typer.Typer()
 submit_app = typer.Typer(help="Offer results to others.", no_args_is_help=True)
@@ -112,3 +123,60 @@ def compare(
     from mmbench.comparing import compare_command
 
     compare_command((first, second), folder, track, json)
+
+
+@results_app.command()
+@guarded
+def status(
+    folder: Annotated[Path, typer.Argument(help="A results folder, as `mmbench run` leaves it.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look every two seconds, until all is done.")] = False,
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+) -> None:
+    """How a run stands: done, failed and why, running and where, waiting, time left.
+
+    The exit code tells it too: 0 all is done, 1 all is done and something failed, 3 something is unfinished.
+    """
+    use_plugins(plugin)
+    from mmbench.status_verb import status_command
+
+    raise typer.Exit(status_command(folder, watch, json))
+
+
+@results_app.command()
+@guarded
+def retry(
+    folder: Annotated[Path, typer.Argument(help="A results folder, as `mmbench run` leaves it.")],
+    failed: Annotated[bool, typer.Option("--failed", help="Whatever failed: all but ok and refused.")] = False,
+    statuses: Annotated[list[str] | None, typer.Option("--status", help="Only this, e.g. crashed; repeatable.")] = None,
+    plugin: PluginOption = None,
+    device: DeviceOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
+    executor: ExecutorOption = "local",
+    executor_option: ExecutorWordsOption = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Run failed trials of a folder again, by the suite that it keeps; the old records stay beside the new ones."""
+    use_plugins(plugin)
+    from mmbench.retry_verb import retry_command
+    from mmbench.runner import RunRequest
+
+    words = (tuple(statuses or ()), executor, tuple(executor_option or ()))
+    result = retry_command(RunRequest(folder, folder, (), device, workers, None, *words), failed, quiet, json)
+    if result is not None and result.failed:
+        raise typer.Exit(FAILED)
+
+
+@results_app.command()
+@guarded
+def track(
+    folder: Annotated[Path, typer.Argument(help="A results folder.")],
+    to: Annotated[str, typer.Option(help="tensorboard, wandb (offline) or mlflow (SQLite); each is an extra.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the tracker's files.")],
+) -> None:
+    """Show finished trials in an experiment tracker: curves, scores and costs. Again: those that are new."""
+    from mmbench.trackers import track_command
+
+    if not track_command(folder, to, out):
+        raise typer.Exit(FAILED)
