@@ -46,13 +46,17 @@ def test_plots_are_pictures_and_drawings_with_content(published: Path) -> None:
         [p.stem for p in pngs]
         == [p.stem for p in svgs]
         == [
+            "quickstart_blind_ranks_critical-difference",
+            "quickstart_informed_ranks_critical-difference",
             f"{stem}_blind_cases",
+            f"{stem}_blind_seeds",
             f"{stem}_efficiency_accuracy-memory",
             f"{stem}_efficiency_accuracy-stored",
             f"{stem}_efficiency_accuracy-time",
             f"{stem}_efficiency_bars",
             f"{stem}_efficiency_memory",
             f"{stem}_informed_cases",
+            f"{stem}_informed_seeds",
         ]
     )
     for png in pngs:

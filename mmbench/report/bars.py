@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmbench.records import TrainingState
 from mmbench.report.comparable import Selection
 from mmbench.report.families import family_legend, look_of, mark_rows
-from mmbench.report.figures import Drawing, label, left_out, new_figure, row_label, shown_rows, spans_far
+from mmbench.report.figures import Drawing, label, left_out, name_rows, new_figure, row_label, shown_rows, spans_far
 from mmbench.report.model import Column, Row, Table, cell_text, plain
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def cost_bars(table: Table) -> Drawing | None:
     for axes, key in zip(panels, _BARS, strict=True):
         index = next(i for i, column in enumerate(table.columns) if column.key == key)
         _panel(axes, rows, index, table.columns[index])
-    _name_rows(panels[0], rows, [row_label(row) for row in rows])
+    name_rows(panels[0], [row_label(row) for row in rows])
     mark_rows(panels[0], rows)
     family_legend(figure, rows, 8)
     figure.suptitle(label(table.title, 90) + left_out(len(rows), len(found)), fontsize=10)
@@ -61,11 +61,6 @@ def cost_bars(table: Table) -> Drawing | None:
         "in the order of their mean score; the table holds every number."
     )
     return Drawing(figure, "bars", plain(table.title), alt)
-
-
-def _name_rows(axes: Axes, rows: Sequence[object], names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(rows)), names, fontsize=9)
-    axes.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
 
 
 def _write(axes: Axes, text: str, x: float, y: float) -> None:
@@ -130,7 +125,7 @@ def stacked_bars(bars: Sequence[Memory], unit: tuple[str, float], title: str) ->
         left = [start + width for start, width in zip(left, widths, strict=True)]
     for height, total in enumerate(left):
         _write(axes, f"{total:.3g}", total, height)
-    _name_rows(axes, bars, [bar.name for bar in bars])
+    name_rows(axes, [bar.name for bar in bars])
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, max(left) * 1.1)
     axes.set_xlabel(f"training state of one step ({word})")

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmbench.report.aggregate import slug
 from mmbench.report.conditions import Condition, Group, clean_case, corruptions_of, families_of
-from mmbench.report.families import Look, look_of
+from mmbench.report.families import marker_style
 from mmbench.report.figures import Drawing, label, new_figure, row_label
 from mmbench.report.model import NOT_MEASURED, Cell, Row, Table, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DASHES = ("-", "--", ":")
 MOST_LINES = 9
 MUTED = "#bdbdbd"
+OTHERS = "other rows"
 PANELS_ACROSS = 4
 SCALES = {"severity": "severity", "rate": "share of samples that lack a modality (%)"}
 
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How a row is drawn in every panel and figure: its family's colour and marker, dashes by its place in it."""
+    """How a row is drawn in every panel and figure: its family's marker as elsewhere, dashes by its place in it."""
 
-    look: Look
+    marker: Mapping[str, Any]
     place: int
 
     @property
     def dashes(self) -> str:
         return DASHES[self.place]
-
-    @property
-    def hollow(self) -> bool:
-        return self.place > 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def line_styles(rows: Sequence[Row]) -> dict[tuple[str, str], LineStyle]:
     places: Counter[str] = Counter()
     styles = {}
     for row in sorted(chosen, key=lambda row: (row.name, row.regime)):
-        styles[row.name, row.regime] = LineStyle(look_of(row), places[row.facts.family])
+        styles[row.name, row.regime] = LineStyle(marker_style(row), places[row.facts.family])
         places[row.facts.family] += 1
     return styles
 
@@ -102,15 +100,7 @@ def curves(table: Table, conditions: Sequence[Condition], sheet: Sheet) -> Drawi
     spread = any(cell.std for row in rows for cell in row.cells)
     note = "\nband: one standard deviation over seeds either side" if spread else ""
     figure.suptitle(label(f"{table.title}: {sheet.name}", 100) + note, fontsize=10)
-    handles = dict(zip(*reversed(panels.flat[0].get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside lower center",
-        ncols=2 if across < 3 else 4,
-        fontsize=8,
-        frameon=False,
-    )
+    _legend(figure, panels.flat[0], 2 if across < 3 else 4)
     named = ", ".join(f"{plain(name)} {regime}".removesuffix(f" {NOT_MEASURED}") for name, regime in styles)
     alt = (
         f"Line plots of {plain(table.title)} over {SCALES[sheet.scale]}, one panel for each of "
@@ -149,23 +139,26 @@ def _line(axes: Axes, points: Sequence[tuple[float, Cell]], style: LineStyle | N
     x = [place for place, _ in points]
     nan = float("nan")
     y = [nan if cell.mean is None else cell.mean for _, cell in points]
-    if style is None:
-        axes.plot(x, y, color=MUTED, linewidth=0.8, zorder=1.5, label="other rows")
-        return
+    draw_line(axes, (x, y), style, text)
     spread = [cell.std or 0.0 for _, cell in points]
-    look = style.look
-    face: dict[str, Any] = {"markerfacecolor": "white"} if style.hollow else {}
-    axes.plot(
-        x,
-        y,
-        color=look.colour,
-        marker=look.marker,
-        linestyle=style.dashes,
-        linewidth=1.4,
-        markersize=5,
-        label=text,
-        **face,
-    )
-    if any(spread):
+    if style is not None and any(spread):
         low, high = ([v + sign * s for v, s in zip(y, spread, strict=True)] for sign in (-1, 1))
-        axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
+        axes.fill_between(x, low, high, color=style.marker["color"], alpha=0.13, linewidth=0)
+
+
+def draw_line(axes: Axes, points: tuple[list[float], list[float]], style: LineStyle | None, text: str) -> None:
+    """One row's line; a thin grey one without a style."""
+    if style is None:
+        axes.plot(*points, color=MUTED, linewidth=0.8, zorder=1.5, label=OTHERS)
+        return
+    drawn = {**style.marker, "linestyle": style.dashes, "linewidth": 1.4, "markersize": 5, "label": text}
+    axes.plot(*points, **drawn)
+
+
+def _legend(figure: Figure, panel: Axes, across: int) -> None:
+    """Below the figure: every row once, the grey ones last."""
+    handles = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    texts = sorted(handles, key=lambda text: (text == OTHERS, text))
+    figure.legend(
+        [handles[text] for text in texts], texts, loc="outside lower center", ncols=across, fontsize=8, frameon=False
+    )

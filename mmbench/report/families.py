@@ -40,9 +40,9 @@ LOOKS = {
     "scaling": Look("#E69F00", "^", "--"),
     "selection": Look("#CC79A7", "p", ".."),
     "side": Look("#882255", "h", "oo"),
-    "frozen": Look("#555555", "X", ""),
+    "frozen": Look("#777777", "X", ""),
 }
-OTHER = Look("#999999", "d", "")
+OTHER = Look("#BBBBBB", "d", "")
 """Families of plugins."""
 
 Fill = Literal["full", "left", "right", "bottom", "top", "none"]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import matplotlib as mpl
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -114,6 +115,12 @@ def shown_rows(rows: Sequence[T]) -> list[T]:
     if len(rows) <= MOST_ROWS:
         return list(rows)
     return [*rows[: MOST_ROWS - LAST_ROWS], *rows[-LAST_ROWS:]]
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names at 0, 1, ... of the vertical axis, the first on top."""
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_ylim(len(names) - 0.4, -0.6)
 
 
 def left_out(shown: int, of: int) -> str:

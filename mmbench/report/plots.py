@@ -6,17 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmbench.cards import Track
-from mmbench.report.aggregate import Board, accuracy_table
+from mmbench.report.aggregate import Board, accuracy_table, slug
 from mmbench.report.bars import cost_bars, memory_bars
-from mmbench.report.comparable import Selection, select
+from mmbench.report.comparable import FALLBACKS, Selection, select
 from mmbench.report.conditions import conditions_of
 from mmbench.report.curves import curves, sheets
+from mmbench.report.diagrams import rank_diagram
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.figures import Drawing, Plot, save_drawing, style
 from mmbench.report.heat import case_heat_map
 from mmbench.report.online import online_tables
+from mmbench.report.outcome_plots import chosen_rows, outcome_plots
+from mmbench.report.ranking import RANKING, ranking
 from mmbench.report.robustness import ROBUSTNESS
 from mmbench.report.scatter import COSTS, accuracy_against
+from mmbench.report.seeds import seed_spread
+from mmbench.report.site.trial_files import trial_folders
+from mmbench.report.training import training_curves
 
 _MOST_COLUMNS = 42
 
@@ -33,10 +39,18 @@ def write_plots(board: Board, out: Path) -> tuple[Plot, ...]:
 
 def _drawings(board: Board) -> Iterator[tuple[str, Drawing | None]]:
     """(slug of the table, drawing), one after the other, so that no two figures are held at once."""
+    families = {record.trial.title: record.trial.family for record in board.records}
+    scored = {t for d, b in board.groups for t in select(board.records, d, b).tracks}
+    for track in FALLBACKS:
+        found = ranking(board, track) if track in scored else None
+        if found is not None:
+            yield slug(board.name, track, RANKING), rank_diagram(found, track, families)
     for dataset, backbone in board.groups:
         selection = select(board.records, dataset, backbone)
         for track in selection.tracks if selection.records else ():
             yield from _of_track(board, selection, track)
+        if selection.records:
+            yield from _of_samples(board, selection)
         for table in efficiency_tables(board, dataset, backbone):
             for cost in COSTS:
                 yield table.slug, accuracy_against(table, cost)
@@ -56,6 +70,16 @@ def _of_track(board: Board, selection: Selection, track: Track) -> Iterator[tupl
         table.slug,
         case_heat_map(compact if len(compact.columns) <= _MOST_COLUMNS else accuracy_table(*where, "family")),
     )
+    yield table.slug, seed_spread(table, selection, track)
     shown = [condition for condition in conditions_of(selection) if condition.case not in selection.idle]
     for sheet in sheets(shown):
         yield f"{table.slug}_{ROBUSTNESS}", curves(table, shown, sheet)
+
+
+def _of_samples(board: Board, selection: Selection) -> Iterator[tuple[str, Drawing | None]]:
+    """What no record holds, on the track that tells most: losses by epoch, and who was taken for whom."""
+    track = selection.tracks[0]
+    table = accuracy_table(board, selection.dataset, selection.backbone, track)
+    yield table.slug, training_curves(table, selection, trial_folders(board.folder))
+    for drawing in outcome_plots(table, chosen_rows(table), selection, track, board.outcomes):
+        yield table.slug, drawing
