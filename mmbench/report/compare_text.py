@@ -44,11 +44,12 @@ def for_terminal(found: Comparison) -> Group:
     if found.costs:
         parts.append(Text(f"Cost of the first as a multiple of the second: {_costs(found.costs)}."))
     samples = f", {found.samples} samples" if found.samples else ""
+    paired = "seed and sample" if found.samples else "seed"
     used = f"Used: seeds {', '.join(map(str, found.seeds)) or 'none in common'}{samples}."
     reading = (
         f"A: {first}. B: {second}. Points are of {'accuracy' if found.metric == 'accuracy' else 'mAP'} in percent. "
         f"Intervals (95 %) hold the variance of {_HOLDS[found.holds]}; that over seeds is moderated by all rows of "
-        f"the table. Differences are paired by seed{' and sample' if found.samples else ''}. p of the cases: after Holm."
+        f"the table. Differences are paired by {paired}. p of the cases: after Holm."
     )
     parts.append(Text("\n" + "\n".join((used, reading, *map(plain, found.notes))), style="dim"))
     return Group(*parts)
