@@ -34,7 +34,7 @@ class WandbRun:
 
     def end(self, status: str, scores: Mapping[str, float]) -> None:
         self._run.summary.update({"status": status, **{f"final/{name}": value for name, value in scores.items()}})
-        self._run.finish(exit_code=0 if status == "ok" else 1, quiet=True)
+        self._run.finish(exit_code=0 if status == "ok" else 1)
 
 
 class Wandb:
@@ -52,6 +52,7 @@ class Wandb:
             x_disable_meta=True,
             x_disable_stats=True,
             x_disable_machine_info=True,
+            x_save_requirements=False,
         )
         facts = trial.trial
         run = wandb.init(
