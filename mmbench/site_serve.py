@@ -43,11 +43,18 @@ class Handler(SimpleHTTPRequestHandler):
             # Another site's page could otherwise read this one under a name of its own that leads here.
             self.send_error(HTTPStatus.FORBIDDEN, "served under 127.0.0.1 and localhost alone")
             return None
-        inside = Path(self.directory).resolve()
-        if not Path(self.translate_path(self.path)).resolve().is_relative_to(inside):
+        if not self._is_inside():
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
         return super().send_head()
+
+    def _is_inside(self) -> bool:
+        """Whether the wanted file lies below the folder, links resolved."""
+        try:
+            wanted = Path(self.translate_path(self.path)).resolve()
+        except ValueError:  # a null byte
+            return False
+        return wanted.is_relative_to(Path(self.directory).resolve())
 
     def list_directory(self, path: object) -> None:
         self.send_error(HTTPStatus.NOT_FOUND)
