@@ -14,7 +14,7 @@ import typer
 
 from mmbench.errors import MMBenchError
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="A .py file with methods or corruptions.")]
@@ -22,6 +22,10 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; the GPU if there is one.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable lines on stdout.")]
+ExecutorOption = Annotated[str, typer.Option("--executor", help="Where trials run: local, slurm or ray.")]
+ExecutorWordsOption = Annotated[
+    list[str] | None, typer.Option("--executor-option", help="KEY=VALUE, e.g. partition=gpu.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.")]
 
 

@@ -135,6 +135,8 @@ TORCH_FREE = (
     "method_options",
     "cli",
     "runner",
+    "status",
+    "status_verb",
 )
 
 
