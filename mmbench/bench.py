@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from mmbench.backbone.compiling import CompileWatch
 from mmbench.config import Budget
 from mmbench.errors import ConfigError, OverBudgetError
+from mmbench.logs import EVENTS_BYTES, shorten
 from mmbench.meta_pass import MetaPass
 from mmbench.meter import Clock
 
@@ -49,7 +51,10 @@ class Bench:
 
 
 class EventLog:
-    """Appends a JSON line per event; each line is flushed, so a killed trial keeps what it wrote."""
+    """Appends a JSON line per event; each line is flushed, so a killed trial keeps what it wrote.
+
+    The file stays within bounds, and where it cannot be written (no space is left) an event is lost, not the trial.
+    """
 
     def __init__(self, path: Path, echo: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._path = path
@@ -57,8 +62,11 @@ class EventLog:
 
     def __call__(self, **row: Any) -> None:
         row = {"time": round(time.time(), 3), **row}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        with contextlib.suppress(OSError):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+            if self._path.stat().st_size > EVENTS_BYTES:
+                shorten(self._path, EVENTS_BYTES, json.dumps({"time": row["time"], "event": "left-out"}))
         if self._echo:
             self._echo(row)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmbench.errors import MMBenchError
@@ -14,8 +15,18 @@ class RecordError(MMBenchError):
     """A record that cannot be read or written."""
 
 
+class WriteError(RecordError):
+    """A file that cannot be written: no space or quota is left, or the place is read-only.
+
+    Nothing that was finished is lost by it, and it says nothing about the trial that met it.
+    """
+
+
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write aside, flush to the disk, rename: a reader sees the old file or the new one, never a part."""
+    """Write aside, flush to the disk, rename: a reader sees the old file or the new one, never a part.
+
+    Raises WriteError naming the file.
+    """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with aside.open("wb") as file:
@@ -26,7 +37,14 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise RecordError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from None
+        raise WriteError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from None
+
+
+def remove_remains(folder: Path, names: Iterable[str]) -> None:
+    """Remove what writers that were killed left beside these files of a folder; no other may be at work there."""
+    for name in names:
+        for aside in folder.glob(f".{name}.????????"):
+            aside.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:

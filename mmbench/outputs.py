@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmbench.errors import ConfigError
 from mmbench.evaluate import Missed, Predictions
-from mmbench.files import RecordError
+from mmbench.files import WriteError
 from mmbench.method import State
 from mmbench.streams import StreamPredictions
 from mmbench.train import Fitted
@@ -67,13 +68,13 @@ def load_states(folder: Path) -> dict[str, State]:
     return states
 
 
-def _aside(path: Path, write: object) -> None:
-    assert callable(write)
+def _aside(path: Path, write: Callable[[Path], None]) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         write(aside)
         aside.replace(path)
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror or error}; free some space") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WriteError(f"cannot write {path}: {reason}; free some space or choose another folder") from None
     finally:
         aside.unlink(missing_ok=True)

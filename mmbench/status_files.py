@@ -80,7 +80,7 @@ class Running:
     since: float | None
     """Unix time of its first event."""
     doing: str
-    """The last training it told of, in words."""
+    """The training it is at, and how many samples of it are done."""
     kind: Kind = ()
 
 
@@ -149,7 +149,7 @@ def read_running(folder: Path, trial: Trial | None) -> Running:
         if since is None or event.get("event") == "started":
             since = event["time"]
         if event.get("event") == "epoch":
-            doing = one_line(f"{event.get('job')}: {event.get('samples')} of {event.get('of')} samples", 80)
+            doing = one_line(f"{event.get('job')}: {event.get('samples')} of {event.get('of')}", 80)
     return Running(folder.name, _host(folder), since, doing, kind_of(trial))
 
 

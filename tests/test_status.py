@@ -133,7 +133,7 @@ def test_what_runs_is_told_with_place_time_and_progress(results: Path) -> None:
     with claimed(first):
         now = standing(results, now=lambda: 1012.0)
         (entry,) = now.running
-        assert (entry.id, entry.since, entry.doing) == (first.name, 1000.0, "final/all: 40 of 60 samples")
+        assert (entry.id, entry.since, entry.doing) == (first.name, 1000.0, "final/all: 40 of 60")
         assert entry.host == json.loads((first / CLAIM).read_text())["host"] != ""
         assert first.name in shown(now).replace("\n", "")
     assert standing(results).running == ()
@@ -277,9 +277,8 @@ def test_damaged_events_of_a_running_trial_are_passed_over(results: Path) -> Non
     first = folders(results)[0]
     with claimed(first):
         times = ["NaN", "1e999", '"x"', "-5", str(10**400), "[" * 10_000]
-        (first / "events.jsonl").write_text(
-            "\n".join(f'{{"time": {row}, "event": "started"}}' for row in rows) + "\n[]"
-        )
+        lines = [f'{{"time": {moment}, "event": "started"}}' for moment in times]
+        (first / "events.jsonl").write_text("\n".join([*lines, "[]"]))
         (entry,) = standing(results).running
         assert entry.since is None and first.name in shown(standing(results)).replace("\n", "")
 
