@@ -32,6 +32,14 @@ class DataError(MMBenchError):
     """A data file or folder that is missing, broken or contradicts its description."""
 
 
+class FrozenSetError(DataError):
+    """A frozen test set that is absent, damaged or made from something else."""
+
+
+class StoreError(DataError):
+    """A store that is damaged, or changed since it was written."""
+
+
 class CheckpointError(MMBenchError):
     """A checkpoint that does not fit the model it is loaded into."""
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mmbench.data.batch import Film, RawBatch
 from mmbench.data.features import FEATURE_VERSION, MEL_BINS
 from mmbench.data.source import Item, Skipped, Source, fingerprint_of
+from mmbench.data.store_seal import seal_fits, write_seal
 from mmbench.data.store_writer import (
     FILES,
     BuildOrder,
@@ -29,7 +30,7 @@ from mmbench.data.store_writer import (
     write_contents,
     write_durably,
 )
-from mmbench.errors import DataError
+from mmbench.errors import DataError, StoreError
 
 try:
     import fcntl
@@ -172,10 +173,11 @@ class Store:
         return hot
 
     def verify(self) -> None:
-        """Reads every byte again; raises DataError naming the file that is not what was written."""
+        """Reads every byte again; raises StoreError naming the file that is not what was written."""
         for name, wanted in zip(FILES, self.index.contents.sha256, strict=True):
             if file_sha256(self.folder / name) != wanted:
-                raise DataError(f"{self.folder / name} has changed since it was written; delete its folder to rebuild")
+                raise StoreError(f"{self.folder / name} has changed since it was written; delete its folder to rebuild")
+        write_seal(self.folder, FILES, self.index.checksum())
 
 
 def build_store(
@@ -208,7 +210,10 @@ def build_store(
 
 
 def open_store(folder: Path) -> Store:
-    """Opens a finished store; raises DataError for one that is damaged or of another version."""
+    """Opens a finished store, every byte compared if its files were touched since that was last done.
+
+    Raises StoreError for one that is damaged or of another version.
+    """
     try:
         fields = json.loads((folder / INDEX).read_text(encoding="ascii"))
         checksum = fields.pop("checksum")
@@ -217,9 +222,12 @@ def open_store(folder: Path) -> Store:
         index = _index_from(fields)
         if index.checksum() != checksum:
             raise ValueError("its index has changed since it was written")
-        return Store(folder, index)
+        store = Store(folder, index)
+        if not seal_fits(folder, FILES, checksum):
+            store.verify()
+        return store
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} is not a whole store ({error}); delete it to rebuild") from error
+        raise StoreError(f"{folder} is not a whole store ({error}); delete it to rebuild") from error
 
 
 def _index_from(fields: dict[str, Any]) -> StoreIndex:
@@ -248,6 +256,7 @@ def _build(order: BuildOrder, folder: Path, clean_first: bool) -> None:
         )
         text = json.dumps({**asdict(index), "checksum": index.checksum()}, allow_nan=False)
         write_durably(scratch / INDEX, text.encode("ascii"))
+        write_seal(scratch, FILES, index.checksum())
         replace_folder(scratch, folder)
 
 
