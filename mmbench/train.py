@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -254,7 +255,9 @@ class _Progress:
 
     def _flush(self) -> None:
         with self._bench.clock.phase("log"):
-            mean = sum(float(loss) * n for loss, n in self._losses) / sum(n for _, n in self._losses)
+            losses = torch.stack([loss for loss, _ in self._losses]).tolist()  # read at once: a read waits for a GPU
+            weights = [samples for _, samples in self._losses]
+            mean = sum(map(operator.mul, losses, weights)) / sum(weights)
             self._bench.log(
                 event="epoch",
                 job=self._job.name,

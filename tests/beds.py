@@ -35,6 +35,8 @@ class MemoryStore:
     multi_label: bool = False
     asked: list[str] = field(default_factory=list)
     digest: str = "memory"
+    classes: tuple[str, ...] = ("one", "two", "three", "four")
+    skipped: tuple[object, ...] = ()
 
     def batch(self, ids: Sequence[str]) -> RawBatch:
         self.asked += ids

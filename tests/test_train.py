@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ from beds import (
     memory_data,
 )
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmbench.cases import Case
 from mmbench.config import OptimConfig
@@ -35,7 +36,7 @@ from mmbench.errors import DivergedError, DoesNotFitError, OverBudgetError
 from mmbench.feed import TrainFeed
 from mmbench.method import Loss, Method, Phase, State
 from mmbench.strategy import Regimen
-from mmbench.train import SINGLE, Fitted, fit, lr_factor, make_optimizer, shares
+from mmbench.train import SINGLE, Fitted, Ledger, fit, fitting_step, lr_factor, make_optimizer, shares
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 20, 997])
@@ -213,6 +214,31 @@ def test_counting_a_step_changes_nothing() -> None:
     count_step(Regimen(method), memory_data(), (COMPLETE,), make_bench())
     assert equal(before, dict(method.net.named_parameters()))
     assert all(p.grad is None for p in method.net.parameters())
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that Python reads from tensors, each of which would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        self.count += func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["full-finetune", "linear-probe"])
+def test_a_step_of_the_loop_reads_no_value(name: str) -> None:
+    method, bench = build(name), make_bench()
+    optimizer = make_optimizer(method.groups(1e-3), bench.budget.optim)
+    batch = TrainFeed(memory_data(), 0, (COMPLETE,)).load(0, [f"train/{i}" for i in range(8)])
+    for place in ((0, 2), (1, 2)):
+        with Reads() as reads:
+            loss = fitting_step(Regimen(method), batch, optimizer, bench, Ledger(micro_batch=3), place)
+        assert reads.count == 0
+    with Reads() as reads:
+        assert float(loss) == loss.item()
+    assert reads.count == 2
 
 
 def test_one_event_an_epoch_says_how_far_it_is() -> None:
