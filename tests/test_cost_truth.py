@@ -1,0 +1,79 @@
+"""What a trial's record says of training is untouched by what its predictions cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from beds import memory_data
+
+from mmbench import run
+from mmbench.backbone.checkpoint import save_backbone
+from mmbench.conformance_bed import Bed
+from mmbench.records import RECORD, Costs, load_record
+from mmbench.suite_file import parse_suite
+from mmbench.trials import Digests, make_trial, rows
+
+SLEEP_SECONDS, BLOCK_MIB = 0.2, 96
+TWINS = f"""
+import time
+import torch
+from mmbench.method import Method
+from mmbench.registry import method
+
+FACTS = {{"family": "f", "reference": "r", "year": 2026, "memory": "M0"}}
+
+
+@method("light", title="L", **FACTS)
+class Light(Method):
+    def build(self, rng):
+        pass
+
+
+@method("heavy-in-evaluation", title="H", **FACTS)
+class Heavy(Light):
+    def predict(self, batch):
+        time.sleep({SLEEP_SECONDS})
+        torch.ones({BLOCK_MIB} * 2**18)
+        return super().predict(batch)
+"""
+SUITE = {"name": "s", "cases": ["complete"], "seeds": [0], "regimes": ["clean"]}
+BUDGET = {"epochs": 4, "batch_size": 8, "eval_batch": 2, "tuning_trials": 2}
+
+
+def costs_of(name: str, folder: Path) -> Costs:
+    save_backbone(Bed().net(), folder / "backbone", {})
+    suite = parse_suite({**SUITE, "methods": [name], "budget": BUDGET})
+    places = {"backbone": folder / "backbone", "store": folder}
+    (folder / "trial").mkdir()
+    trial = make_trial(rows(suite)[0], suite, Digests("data", "backbone"), places)
+    (folder / "trial" / "spec.json").write_text(trial.model_dump_json())
+    assert run.run_trial(folder / "trial", torch.device("cpu")) == "ok"
+    costs = load_record(folder / "trial" / RECORD).costs
+    assert costs is not None
+    return costs
+
+
+def test_what_predictions_cost_is_not_the_trainings(
+    use_plugin: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "reopen_data", lambda *_: memory_data())
+    use_plugin(TWINS)
+    light, heavy = (costs_of(name, tmp_path_factory.mktemp(name)) for name in ("light", "heavy-in-evaluation"))
+    slept = 5 * SLEEP_SECONDS  # ten samples, two at a time
+    assert heavy.seconds.evaluate > slept > light.seconds.evaluate
+    assert heavy.seconds.tune > 2 * 4 * SLEEP_SECONDS  # eight samples of validation, twice
+    assert heavy.epoch_seconds is not None and heavy.epoch_seconds < SLEEP_SECONDS
+    assert heavy.seconds.train < slept
+    assert heavy.training_state == light.training_state
+    for costs in (light, heavy):
+        parts = costs.seconds.model_dump()
+        assert parts.pop("wall") == pytest.approx(sum(parts.values()), rel=0.02)
+    train, evaluate = heavy.train_memory.rss_bytes, heavy.eval_memory.rss_bytes
+    light_train = light.train_memory.rss_bytes
+    if train is None or evaluate is None or light_train is None:
+        pytest.skip("this platform tells no resident size")
+    block_bytes = BLOCK_MIB * 2**20
+    assert evaluate - train > block_bytes / 2 > train - light_train
