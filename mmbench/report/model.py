@@ -183,4 +183,5 @@ def _best_text(rows: tuple[Row, ...], index: int, column: Column) -> str | None:
 
 def plain(text: str) -> str:
     """One line of printable characters, whatever a label holds."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    known = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(known.split())

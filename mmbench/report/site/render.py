@@ -36,7 +36,7 @@ def environment() -> Environment:
 
 def bdi(text: str) -> Markup:
     """A label of a record on one line; its writing direction ends with it."""
-    return Markup("<bdi>{}</bdi>").format(plain(text))
+    return Markup(f"<bdi>{escape(plain(text))}</bdi>")
 
 
 def code(text: str) -> Markup:

@@ -11,7 +11,7 @@ from typing import Any
 from mmbench.cards import NOT_APPLICABLE
 from mmbench.files import RecordError
 from mmbench.records import Costs, Score, TrialRecord
-from mmbench.report.model import NOT_MEASURED
+from mmbench.report.model import NOT_MEASURED, plain
 from mmbench.report.notes import budget_words, device_words
 from mmbench.report.site.drawing import Drawing, draw
 from mmbench.report.site.model import Fact
@@ -67,7 +67,7 @@ def view_of(record: TrialRecord, folder: Path | None) -> TrialView:
         costs=tuple(_costs(record.costs)) if record.costs is not None else (),
         setting=tuple(_setting(record)),
         environment=tuple(_environment(record)),
-        spec=json.dumps(_spec(record), indent=1, ensure_ascii=False, default=str),
+        spec=_spec(record),
         curves=curves,
         drawing=draw(curves),
         mistakes=mistakes,
@@ -96,7 +96,8 @@ def _head(score: Score) -> str:
 
 def _score_words(score: Score) -> str:
     if score.value is None:
-        return "n/a" if (score.reason or "").startswith(NOT_APPLICABLE) else score.reason or NOT_MEASURED
+        reason = plain(score.reason or "")
+        return "n/a" if reason.startswith(NOT_APPLICABLE) else reason or NOT_MEASURED
     return f"{100 * score.value:.1f}" if score.metric.startswith(PERCENT) else f"{score.value:.3f}"
 
 
@@ -170,6 +171,7 @@ def _environment(record: TrialRecord) -> Iterator[Fact]:
         yield Fact("plugin", f"{name}, SHA-256 {digest}")
 
 
-def _spec(record: TrialRecord) -> Mapping[str, Any]:
-    """What was asked for, whole: the part of the record that its id stands for."""
-    return record.trial.model_dump(mode="json")
+def _spec(record: TrialRecord) -> str:
+    """What was asked for, whole, a key a line: the part of the record that its id stands for."""
+    facts = record.trial.model_dump(mode="json")
+    return "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
