@@ -63,18 +63,24 @@ def run_command(request: RunRequest, quiet: bool, as_json: bool) -> Any:
     rows(suite)  # unknown names end here, before anything heavy is imported or built
     from mmbench.bench import pick_device
     from mmbench.executors.choose import Choice
+    from mmbench.prepare import cache_folder
+    from mmbench.remote import mirror_folder, url_of
     from mmbench.sweep import SweepOptions, run_suite
 
     choice = Choice(request.executor, request.executor_options, request.device)
     here = request.device if choice.name == "local" else None  # a login node need not have what the trials run on
-    options = SweepOptions(pick_device(here), request.workers, request.limit, retry, choice)
     out = request.out or Path("runs") / suite.name
+    url = url_of(out)
+    options = SweepOptions(pick_device(here), request.workers, request.limit, retry, choice, url)
+    if url is not None:
+        out = mirror_folder(url, cache_folder())
     with make_listener(quiet, as_json) as listener:
         result = run_suite(suite, out, options, listener)
     if not quiet and not as_json:
         words = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
         left = f", {result.left} not run" if result.left else ""
-        Console(stderr=True).print(f"{suite.name}: {words or 'nothing run'}{left}; records in {out}", soft_wrap=True)
+        told = f"{suite.name}: {words or 'nothing run'}{left}; records in {url or out}"
+        Console(stderr=True).print(told, soft_wrap=True)
     return result
 
 

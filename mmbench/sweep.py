@@ -21,13 +21,17 @@ from mmbench.dispatch import Dispatcher, Event, Listener
 from mmbench.errors import ConfigError
 from mmbench.executors.base import Executor
 from mmbench.executors.choose import Choice, make_executor
+from mmbench.executors.shared import SharedExecutor
 from mmbench.files import RecordError, write_atomic
 from mmbench.prepare import Progress, prepare_data, reopen_data, with_frozen
 from mmbench.records import FAILED, RECORD, Status, is_done, load_record
+from mmbench.remote import open_remote, pull_all
 from mmbench.retry import has_status, put_aside
 from mmbench.run import sigterm_raises
 from mmbench.source import prepare_backbone
 from mmbench.trials import Digests, Row, Trial, make_trial, rows, suite_cases
+
+SUITE = "suite.yaml"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class SweepOptions:
     retry: tuple[Status, ...] = ()
     """Statuses whose records are put aside and run again."""
     choice: Choice = field(default_factory=Choice)
+    url: str | None = None
+    """Where the results lie that the folder is a mirror of."""
 
 
 @dataclass(frozen=True)
@@ -105,23 +111,30 @@ def run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener =
 
 
 def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener) -> SweepResult:
-    _open_folder(out, suite)
+    written = _open_folder(out, suite)
+    remote = open_remote(options.url) if options.url else None
+    if remote is not None:
+        pull_all(remote, out)
+        remote.put(SUITE, written)
     executor = make_executor(options.choice, options.workers, options.device, out)  # what it lacks is told at the door
+    if remote is not None:
+        executor = SharedExecutor(executor, remote, out)
     try:
-        return _run_trials(plan(suite, out, options.device, listen), executor, options, listen)
+        planned = plan(suite, out, options.device, listen)
+        folders = _write_specs(planned)
+        bases = {folder: folder.parent / trial.base for trial, folder in planned if trial.base is not None}
+        for folder in _again(folders, bases, options.retry):
+            put_aside(folder)
+            if remote is not None:
+                remote.put_aside(folder.name)
+        return _run_trials(folders, bases, executor, options, listen)
     finally:
         executor.stop()
 
 
 def _run_trials(
-    planned: list[tuple[Trial, Path]], executor: Executor, options: SweepOptions, listen: Listener
+    folders: list[Path], bases: dict[Path, Path], executor: Executor, options: SweepOptions, listen: Listener
 ) -> SweepResult:
-    folders = _write_specs(planned)
-    bases = {folder: folder.parent / trial.base for trial, folder in planned if trial.base is not None}
-    again = {folder for folder in folders if has_status(folder, options.retry)}
-    for folder in folders:
-        if folder in again or bases.get(folder) in again:  # what adapts a state that is trained again runs again
-            put_aside(folder)
     pending = [folder for folder in folders if not is_done(folder)]
     started = pending[: options.limit] if options.limit is not None else pending
     Dispatcher(executor, started, bases, listen).run(options.device, len(folders) - len(pending), len(folders))
@@ -129,14 +142,17 @@ def _run_trials(
     return SweepResult(Counter(statuses), len(folders) - sum(statuses.values()))
 
 
-def _open_folder(out: Path, suite: Suite) -> None:
+def _open_folder(out: Path, suite: Suite) -> bytes:
+    """Make the results folder, and leave the suite as it is run, which is returned."""
+    content = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode()
     try:
         (out / "trials").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(
             f"cannot write results to {out}: {error.strerror}; choose another folder with --out"
         ) from None
-    write_atomic(out / "suite.yaml", yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False).encode())
+    write_atomic(out / SUITE, content)
+    return content
 
 
 def _write_specs(planned: Iterable[tuple[Trial, Path]]) -> list[Path]:
@@ -147,3 +163,9 @@ def _write_specs(planned: Iterable[tuple[Trial, Path]]) -> list[Path]:
             write_atomic(folder / "spec.json", trial.model_dump_json(indent=1).encode())
         folders.append(folder)
     return folders
+
+
+def _again(folders: list[Path], bases: dict[Path, Path], statuses: tuple[Status, ...]) -> list[Path]:
+    """Trials of these statuses, and what adapts a state that is trained again."""
+    again = {folder for folder in folders if has_status(folder, statuses)}
+    return [folder for folder in folders if folder in again or bases.get(folder) in again]

@@ -34,6 +34,7 @@ LAYERS = (
     ("bench", "trials", "prepare"),
     ("router", "prefix"),
     ("train", "claims"),
+    ("remote",),
     ("evaluate", "costs", "outputs", "source", "conformance_bed", "conformance_online_bed", "streams"),
     ("tune", "conformance_checks", "conformance", "conformance_online"),
     ("desk", "run", "run_online", "executors", "report"),
