@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,11 +25,11 @@ class ShiftLine:
 
     points: tuple[tuple[float, float], ...]
 
-    @property
+    @cached_property
     def fits(self) -> bool:
         return len({clean for clean, _ in self.points}) >= _FEWEST_LEVELS
 
-    @property
+    @cached_property
     def span(self) -> tuple[float, float]:
         """Lowest and highest clean score."""
         clean = [point[0] for point in self.points]

@@ -192,13 +192,13 @@ def _row(group: tuple[TrialRecord, ...], selection: Selection, track: Track, pro
     columns = protocol.columns()
     if not finished:
         return failed_row(group, len(columns))
-    scored = [record for record in finished if values_of(record, track, selection.metric) is not None]
+    scored = [found for record in finished if (found := case_values(record, track, selection.metric)) is not None]
     if not scored:
         return None
-    by_seed = [protocol.figures(values_of(record, track, selection.metric) or {}) for record in scored]
+    by_seed = [protocol.figures(floats(values)) for values, _ in scored]
     cells: tuple[Cell, ...] = tuple(cell_of(column, 100) for column in zip(*by_seed, strict=True))
     row = row_of(group, cells, selection.seeds)
-    used = {found[1] for r in scored if (found := case_values(r, track, selection.metric)) is not None} - {track}
+    used = {offered for _, offered in scored} - {track}
     daggers = ((NO_CASE,) if "blind" in used else ()) + ((ONLY_AVAILABILITY,) if "avail" in used else ())
     complete = cells[1].n == seeds_wanted(group, selection.seeds)
     return replace(row, notes=daggers + row.notes, complete=complete)
