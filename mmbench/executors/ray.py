@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmbench.executors.there import run_there
 OPTIONS: dict[str, type] = {"address": str, "cpus": int}
 LOST = -9
 """Exit code told of a task whose Ray worker or node died."""
+KNOCK_SECONDS = 10.0
 PASSED_ON = ("MMBENCH_", "PYTHONPATH")
 """Beginnings of the names of environment variables that trials on other nodes need too."""
 
@@ -82,10 +84,21 @@ def _connected(address: str) -> Any:
         import ray
     except ImportError:
         raise ConfigError('executor ray needs Ray: pip install "mmbench[ray]"') from None
+    _knock(address)
+    own = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False) if address == "local" else ray.init(
-            address=address, log_to_driver=False
-        )
+        ray.init(address=address, log_to_driver=False, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"cannot reach Ray at '{address}': {str(error).splitlines()[0][:200]}") from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raises ConfigError where nothing listens; Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:  # `local`, `auto`: Ray knows by itself whether there is one
+        return
+    try:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot reach Ray at '{address}': {error}; give host:port of its head node") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from conftest import Place, kill, wait_for
@@ -15,12 +16,27 @@ from mmbench.records import Score
 @pytest.fixture(scope="session")
 def words(cluster_place: Place) -> Iterator[tuple[str, ...]]:
     """Options that lead to a cluster of two nodes with one core each."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
+    cluster = started()
     yield ("--executor", "ray", "--executor-option", f"address={cluster.address}")
     cluster.shutdown()
+
+
+def started() -> Any:
+    """Ray gives a node 30 seconds to come up, which is short beside other work."""
+    from ray.cluster_utils import Cluster
+
+    for _ in range(5):
+        cluster = Cluster()
+        try:
+            cluster.add_node(num_cpus=1, include_dashboard=False)
+            cluster.add_node(num_cpus=1)
+            return cluster
+        except Exception as error:
+            cluster.shutdown()
+            said = str(error)
+            if "timed out during startup" not in said:
+                raise
+    pytest.fail(said)
 
 
 def test_the_board_is_the_local_one(
