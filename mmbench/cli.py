@@ -19,6 +19,7 @@ from mmbench.cli_common import (
     QuietOption,
     SetOption,
     guarded,
+    say_error,
     use_plugins,
 )
 from mmbench.cli_parts import backbone_app, data_app, new_app
@@ -105,13 +106,18 @@ def run(
 def trial(folder: Annotated[Path, typer.Argument(help="A trial's folder.")], device: DeviceOption = None) -> None:
     """Run one trial of a sweep (what `run` starts as a fresh process)."""
     from mmbench.bench import pick_device
-    from mmbench.executors.base import BUSY
-    from mmbench.run import Interrupted, run_trial
+    from mmbench.executors.base import BUSY, OUTSIDE
+    from mmbench.run import Interrupted, is_outside, run_trial
 
     try:
         status = run_trial(folder, pick_device(device))
     except Interrupted:
         raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if not is_outside(error):
+            raise
+        say_error(error)
+        raise typer.Exit(OUTSIDE) from None
     if status is None:
         raise typer.Exit(BUSY)
     typer.echo(status)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from mmbench.errors import MMBenchError
+from mmbench.files import no_room
 
 OK, FAILED, USAGE, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -37,7 +38,7 @@ def guarded(verb: Verb) -> Verb:
         try:
             return verb(*args, **kwargs)
         except MMBenchError as error:
-            typer.echo(f"error: {error}", err=True)
+            say_error(error)
             raise typer.Exit(USAGE) from None
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command resumes", err=True)
@@ -46,12 +47,23 @@ def guarded(verb: Verb) -> Verb:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(OK) from None
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if not no_room(error) and error.errno != errno.EACCES:
                 raise
-            typer.echo(f"error: {error.strerror}: {error.filename}; free some space or choose another folder", err=True)
+            say_error(error)
             raise typer.Exit(USAGE) from None
 
     return call  # type: ignore[return-value]
+
+
+def say_error(error: Exception) -> None:
+    """Tell an error in one line on stderr, as far as that takes it: it may be a file on the disk that is full."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.strerror}: {error.filename}; free some space or choose another folder"
+    try:
+        typer.echo(f"error: {text}", err=True)
+    except OSError:  # what is left in the buffer would fail again at the end, and change the exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def use_plugins(paths: list[Path] | None) -> None:

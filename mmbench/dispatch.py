@@ -13,7 +13,8 @@ import torch
 from mmbench.claims import claimed, is_claimed
 from mmbench.environment import environment
 from mmbench.errors import MMBenchError
-from mmbench.executors.base import BUSY, INTERRUPTED, Executor, Finished
+from mmbench.executors.base import BUSY, INTERRUPTED, OUTSIDE, Executor, Finished
+from mmbench.files import RecordError
 from mmbench.records import RECORD, Failure, TrialRecord, is_done, load_record, save_record
 from mmbench.run import facts
 from mmbench.trials import read_trial
@@ -90,6 +91,8 @@ class Dispatcher:
     def _settle(self, finished: Finished, device: torch.device) -> None:
         if is_done(finished.folder):
             self._count(finished.folder)
+        elif finished.code == OUTSIDE:
+            raise RecordError(f"trial {finished.folder.name} was stopped: {_last_words(finished)}")
         elif finished.code == BUSY:
             self._elsewhere.append(finished.folder)
         elif not self._has_base(finished.folder):
@@ -121,6 +124,13 @@ class Dispatcher:
             return
         seconds = record.costs.seconds.wall if record.costs else 0.0
         self._listen(Event("finished", folder.name, record.status, self._done, self._total, seconds))
+
+
+def _last_words(finished: Finished) -> str:
+    """What a worker said of a cause outside of its trial; on a full disk it may have had no room for that."""
+    said = [line.partition("error: ")[2] for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    words = said[-1] if said else f"{finished.folder} cannot be written; free some space"
+    return f"{words}; then the same command goes on"
 
 
 def _crash(finished: Finished, device: torch.device) -> TrialRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterable
@@ -20,6 +21,12 @@ class WriteError(RecordError):
 
     Nothing that was finished is lost by it, and it says nothing about the trial that met it.
     """
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether an error says that nothing can be written where it was to be written."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return isinstance(error, WriteError) or (isinstance(error, OSError) and error.errno in full)
 
 
 def write_atomic(path: Path, content: bytes) -> None:

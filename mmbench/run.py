@@ -26,17 +26,33 @@ from mmbench.errors import (
     ConfigError,
     DivergedError,
     DoesNotFitError,
+    FrozenSetError,
     MMBenchError,
     OverBudgetError,
     RefusedError,
+    StoreError,
 )
 from mmbench.evaluate import Predictions, feeds_for, predict_cases, score_all
+from mmbench.executors.base import STDERR
 from mmbench.feed import TrialData, seed_from
+from mmbench.files import no_room, remove_remains
+from mmbench.logs import bounded_stderr
 from mmbench.meter import Clock, EnergyMeter, PeakMeter
 from mmbench.method import Method, Recipe
-from mmbench.outputs import save_predictions, save_states
+from mmbench.outputs import PREDICTIONS, STATES, save_predictions, save_states
 from mmbench.prepare import data_facts, reopen_data, with_frozen
-from mmbench.records import BackboneFacts, Failure, Status, TrialFacts, TrialRecord, TuningTrial, is_done, save_record
+from mmbench.records import (
+    MARKER,
+    RECORD,
+    BackboneFacts,
+    Failure,
+    Status,
+    TrialFacts,
+    TrialRecord,
+    TuningTrial,
+    is_done,
+    save_record,
+)
 from mmbench.run_online import adapt_trial, check_base, check_trained
 from mmbench.strategy import Regimen
 from mmbench.train import SINGLE, Fitted, Job, Ledger, fit, out_of_memory
@@ -63,15 +79,16 @@ class Interrupted(BaseException):
 def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> Status | None:
     """Run the trial of a folder and leave its record; None if it is done or another process has it.
 
-    Every failure becomes a record with a status; only an interruption leaves none, and an online trial whose base
-    has not run, which raises ConfigError.
+    Every failure becomes a record with a status; only an interruption leaves none, an online trial whose base has not
+    run, which raises ConfigError, and what `is_outside` tells: a full disk, a store or a frozen test set that changed.
     """
     trial = read_trial(folder)
     registry.use_plugins(trial.plugins)
     use_assets(trial.assets)
-    with claimed(folder) as mine, sigterm_raises(Interrupted):
+    with claimed(folder) as mine, sigterm_raises(Interrupted), bounded_stderr(folder / STDERR):
         if not mine or is_done(folder):
             return None
+        remove_remains(folder, (RECORD, MARKER, PREDICTIONS, STATES))
         check_base(trial, folder)
         record = _run(trial, folder, device, echo)
         save_record(record, folder)
@@ -98,6 +115,7 @@ def sigterm_raises(error: type[BaseException]) -> Iterator[None]:
 def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None) -> TrialRecord:
     (folder / "events.jsonl").unlink(missing_ok=True)
     log = EventLog(folder / "events.jsonl", echo)
+    log(event="started")
     bench = Bench(device, trial.budget, Clock(device), log)
     known: dict[str, Any] = {"trial": facts(trial), "environment": environment(device)}
     try:
@@ -107,9 +125,16 @@ def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None) ->
         known |= adapt_trial(desk, folder) if trial.method.online else _work(desk, folder)
         return TrialRecord(status="ok", **known)
     except Exception as error:
+        if is_outside(error):
+            raise
         status, failure = classify(error)
         log(event="failed", status=status, message=failure.message)
         return TrialRecord(status=status, failure=failure, **known)
+
+
+def is_outside(error: Exception) -> bool:
+    """Whether an error is no fault of the trial: once the cause is mended, the same command runs the trial again."""
+    return isinstance(error, (FrozenSetError, StoreError)) or no_room(error)
 
 
 def classify(error: Exception) -> tuple[Status, Failure]:
