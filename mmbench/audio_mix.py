@@ -26,13 +26,16 @@ LONGEST_RECORDING = 120 * SAMPLE_RATE  # samples; what comes later is not used, 
 
 
 def each_clip(wave: Tensor, draws: Draws, change: Callable[[Floats, Draws], Floats]) -> Tensor:
-    """(B, S) -> (B, S): each clip's valid samples changed with its own draws; padding is left as it is."""
-    out = wave.clone()
+    """(B, S) -> (B, S): each clip's valid samples changed with its own draws; padding is left as it is.
+
+    The changes are NumPy's: a wave on another device comes to the CPU for them and goes back.
+    """
+    out = wave.to("cpu", copy=True)
     for row, length in enumerate(draws.lengths.tolist()):
         if length > 0:
-            clip = wave[row, :length].numpy().astype(np.float64)
+            clip = out[row, :length].numpy().astype(np.float64)
             out[row, :length] = torch.from_numpy(change(clip, draws.select([row])))
-    return out
+    return out.to(wave.device)
 
 
 def add_at_snr(clip: Floats, noise: Floats, snr_db: float) -> Floats:

@@ -29,7 +29,7 @@ from mmbench.data.features import FEATURE_VERSION, MEL_BINS, normalise_image
 from mmbench.data.source import fingerprint_of
 from mmbench.data.store import Store
 from mmbench.data.store_writer import file_sha256
-from mmbench.errors import DataError
+from mmbench.errors import FrozenSetError
 from mmbench.pipeline import MODALITIES, SetDigest
 from mmbench.registry import corruptions, file_digest
 from mmbench.rng import EVALUATION
@@ -147,15 +147,15 @@ class FrozenSets:
     def open(self, case: Case) -> FrozenSet:
         """The set of a case, every byte of it read and compared the first time.
 
-        Raises DataError, naming the file, for one that is absent, damaged, incomplete or made from something else.
+        Raises FrozenSetError, naming the file, for one that is absent, damaged, incomplete or made from something else.
         """
         path = self.path(case)
         if not path.is_file():
-            raise DataError(self._absent(case))
+            raise FrozenSetError(self._absent(case))
         manifest = read_manifest(path)
         difference = _difference(manifest.facts, facts_of(self.subject, case))
         if difference:
-            raise DataError(f"{path} was made for another {difference}; {_way_out(path)}")
+            raise FrozenSetError(f"{path} was made for another {difference}; {_way_out(path)}")
         if case not in self._checked:
             _check_files(path, manifest)
             self._checked.add(case)
@@ -189,7 +189,7 @@ class FrozenSet:
         for id, content in zip(manifest.ids, self._arrays["content"], strict=True):
             digest.adopt(id, content.tobytes())
         if digest.hexdigest() != manifest.digest:
-            raise DataError(f"{path} gives another digest than its samples; {_way_out(path)}")
+            raise FrozenSetError(f"{path} gives another digest than its samples; {_way_out(path)}")
 
     def batches(self, ids: Sequence[str], size: int, digest: SetDigest | None = None) -> Iterator[Batch]:
         """These samples in this order, as corrupting gives them; the digest, if given, takes them in."""
@@ -227,20 +227,24 @@ class FrozenSet:
         for name, shape in wanted.items():
             if self._arrays[name].shape != shape:
                 found = self._arrays[name].shape
-                raise DataError(f"{self._path}: its {name} has the shape {found}, not {shape}; {_way_out(self._path)}")
+                raise FrozenSetError(
+                    f"{self._path}: its {name} has the shape {found}, not {shape}; {_way_out(self._path)}"
+                )
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Raises DataError naming the file if it is not what was written."""
+    """Raises FrozenSetError naming the file if it is not what was written."""
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; {_way_out(path)}") from None
+        raise FrozenSetError(f"cannot read {path}: {error.strerror}; {_way_out(path)}") from None
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "file"
-        raise DataError(f"{path} is no frozen set ({where}: {error.errors()[0]['msg']}); {_way_out(path)}") from None
+        raise FrozenSetError(
+            f"{path} is no frozen set ({where}: {error.errors()[0]['msg']}); {_way_out(path)}"
+        ) from None
     if manifest.sealed().checksum != manifest.checksum:
-        raise DataError(f"{path} has changed since it was written; {_way_out(path)}")
+        raise FrozenSetError(f"{path} has changed since it was written; {_way_out(path)}")
     return manifest
 
 
@@ -257,17 +261,17 @@ def _check_files(path: Path, manifest: Manifest) -> None:
             size = place.stat().st_size
             whole = size == sizes[name] and file_sha256(place) == place.stem
         except OSError as error:
-            raise DataError(_unreadable(place, path, error)) from None
+            raise FrozenSetError(_unreadable(place, path, error)) from None
         if not whole:
             cut = f"has {size} of {sizes[name]} bytes" if size != sizes[name] else "has changed since it was written"
-            raise DataError(f"{place}, the {name} of {path}, {cut}; {_way_out(path)}")
+            raise FrozenSetError(f"{place}, the {name} of {path}, {cut}; {_way_out(path)}")
 
 
 def _map(place: Path, path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(place, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(_unreadable(place, path, error)) from None
+        raise FrozenSetError(_unreadable(place, path, error)) from None
     return array
 
 

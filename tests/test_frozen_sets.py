@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from mmbench.feed import EvalFeed, TrialData
 from mmbench.freeze import check_sets, write_sets
 from mmbench.pipeline import SetDigest
 from mmbench.prepare import frozen_sets, with_frozen
+from mmbench.records import RECORD
 from mmbench.report.board import portable_suite
 from mmbench.suite_file import parse_suite
 from mmbench.train import SINGLE, Fitted, Ledger
@@ -271,6 +273,19 @@ def test_a_sweep_refuses_before_any_trial_and_a_trial_reads_the_sets(
     with pytest.raises(DataError, match="holds no frozen set"):
         run._set_up(trial_of(data, tmp_path), make_bench())
     assert run._set_up(trial_of(data, None), make_bench()).data.frozen is None
+
+
+def test_a_trial_alone_names_a_damaged_set_and_leaves_no_record(data: TrialData, folder: Path, tmp_path: Path) -> None:
+    trial, place = trial_of(data, folder), tmp_path / "trial"
+    place.mkdir()
+    (place / "spec.json").write_text(trial.model_dump_json())
+    flip(folder / "arrays" / f"{frozen_sets(data, folder).open(COMPLETE).manifest.arrays.audio.sha256}.npy")
+    ended = CliRunner().invoke(app, ["trial", str(place), "--device", "cpu"])
+    assert ended.exit_code not in (0, 1) and "Traceback" not in ended.output
+    assert re.search(
+        r"error: .*\.npy, the audio of .*complete.*\.json, has changed since .* write it anew", ended.output
+    )
+    assert not (place / RECORD).exists()
 
 
 def test_the_command_tells_sizes_and_digests_before_it_writes(cache: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from report_records import (
     accuracy,
     cell,
     costs,
+    data,
     efficiency,
     environment,
+    failed,
     record,
     row,
 )
@@ -63,6 +65,15 @@ def test_costs_of_two_devices_stand_in_two_tables() -> None:
     assert len({t.slug for t in tables}) == 3
     assert cell(tables[2], "a", "epoch_ratio").mean is None
     assert len(accuracy(records).rows) == 3
+
+
+def test_rows_that_read_frozen_sets_are_marked_beside_rows_that_corrupt() -> None:
+    frozen = data(frozen=True)
+    (mixed,) = efficiency([record("a", 0), record("a", 1, data=frozen), record("b"), failed("c", "crashed", "no disk")])
+    marked = {r.name for r in mixed.rows if any("hold no corrupting" in note for note in r.notes)}
+    assert marked == {"a"}
+    (alike,) = efficiency([record("a", data=frozen), record("b", data=frozen), failed("c", "crashed", "no disk")])
+    assert not any("hold no corrupting" in note for r in alike.rows for note in r.notes)
 
 
 def test_an_untrained_row_wins_no_cost_column() -> None:

@@ -15,6 +15,9 @@ from mmbench.report.published import EPOCH_CAVEAT, OTHER_PROTOCOL, reported_effi
 
 REFERENCE = "full-finetune"
 """The method whose memory and epoch time the ratios divide by, as in the paper's claims."""
+FROZEN = (
+    "test sets read from frozen ones: its evaluation seconds hold no corrupting and do not compare with other rows'"
+)
 MIB = 2.0**20
 
 
@@ -149,7 +152,13 @@ def _row(group: tuple[TrialRecord, ...], part: Selection, whole: Selection, ms: 
     reference = _reference(part, group[0].trial.regime)
     cells = tuple(_cell(m, finished, reference) for m in ms)
     accuracy = cell_of((mean_score(record, whole.tracks[0], whole.metric) for record in finished), 100)
-    return row_of(group, (*cells, accuracy), whole.seeds, " on this device")
+    row = row_of(group, (*cells, accuracy), whole.seeds, " on this device")
+    marked = any(map(_reads_frozen, finished)) and not all(_reads_frozen(r) for r in part.records if r.status == "ok")
+    return replace(row, notes=(FROZEN, *row.notes)) if marked else row
+
+
+def _reads_frozen(record: TrialRecord) -> bool:
+    return record.data is not None and record.data.frozen
 
 
 def _cell(measure: Measure, finished: list[TrialRecord], reference: list[TrialRecord]) -> Cell:
