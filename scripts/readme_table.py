@@ -27,7 +27,7 @@ def main(folder: Path) -> str:
     costs = efficiency_tables(board, *group)[0]
     families = families_of(board, group)
     lines = [header(scores, costs), "|---|" + "---:|" * (len(ACCURACY) + len(COSTS))]
-    lines += [line(row, scores, costs) for row in chosen(scores.rows, families)]
+    lines += [line(row, scores, costs) for row in chosen(scores, families)]
     return "\n".join(lines)
 
 
@@ -36,12 +36,12 @@ def families_of(board: Board, group: tuple[str, str]) -> dict[str, str]:
     return {record.trial.title: record.trial.family for record in records if not record.trial.strategies}
 
 
-def chosen(rows: tuple[Row, ...], families: dict[str, str]) -> list[Row]:
+def chosen(scores: Table, families: dict[str, str]) -> list[Row]:
     """Rows under mixed training, best first, of which each further family sends its best alone."""
     seen: set[str] = set()
     kept = []
-    for row in rows:
-        if row.regime not in REGIMES or row.name not in families or row.cells[-2].mean is None:
+    for row in scores.rows:
+        if row.regime not in REGIMES or row.name not in families or row.cells[scores.headline or 0].mean is None:
             continue
         if row.name in ALWAYS or families[row.name] not in seen:
             kept.append(row)
