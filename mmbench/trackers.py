@@ -128,7 +128,7 @@ def points(events: Path) -> Iterator[Point]:
         lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
         for number, line in enumerate(lines):
             row = json.loads(line)
-            kept = {key: float(row[key]) for key in row if key in CURVES and isinstance(row[key], (int, float))}
+            kept = {key: float(v) for key, v in row.items() if key in CURVES and isinstance(v, (int, float))}
             if kept:
                 job = str(row.get("job") or row.get("stream") or row["event"])
                 yield Point(job, int(row.get("samples", number)), float(row["time"]), kept)
