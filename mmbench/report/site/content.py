@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmbench.records import TrialRecord
@@ -12,7 +12,7 @@ from mmbench.report.conditions import CLEAN, Condition, Group, conditions_of, co
 from mmbench.report.figures import Plot
 from mmbench.report.model import Row, Table
 from mmbench.report.site.model import file_names
-from mmbench.report.tables import group_tables
+from mmbench.report.tables import group_tables, ranking_tables
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Content:
     """Case -> the page of its corruption."""
     rows: Mapping[str, tuple[Table, ...]]
     """Title of a row -> every table that has it, cut down to its rows."""
+    rankings: tuple[Table, ...]
+    """Over all data sets and cases."""
     plots: tuple[Plot, ...]
 
     def plots_of(self, table: Table) -> tuple[Plot, ...]:
@@ -92,6 +94,7 @@ def arrange(board: Board, plots: tuple[Plot, ...] = ()) -> Content:
     methods: dict[str, list[TrialRecord]] = {}
     for record in sorted(board.records, key=lambda r: (r.trial.title, r.trial.dataset, r.trial.regime, r.trial.seed)):
         methods.setdefault(record.trial.title, []).append(record)
+    rankings = ranking_tables(board)
     subject_paths = file_names((subject.label for subject in subjects), "cases")
     return Content(
         board=board,
@@ -102,7 +105,8 @@ def arrange(board: Board, plots: tuple[Plot, ...] = ()) -> Content:
         subject_paths=subject_paths,
         trial_paths=file_names((record.trial.id for record in board.records), "trials"),
         case_paths={case: subject_paths[subject.label] for subject in subjects for case in subject.cases},
-        rows=_rows_by_title(table for place in places for table in place.tables),
+        rows=_rows_by_title((*(table for place in places for table in place.tables), *rankings)),
+        rankings=rankings,
         plots=plots,
     )
 
@@ -129,7 +133,7 @@ def _subjects(places: Sequence[Place]) -> tuple[Subject, ...]:
     return tuple(Subject(label, family, tuple(known.values())) for label, (family, known) in found.items())
 
 
-def _rows_by_title(tables: Iterator[Table]) -> dict[str, tuple[Table, ...]]:
+def _rows_by_title(tables: Iterable[Table]) -> dict[str, tuple[Table, ...]]:
     found: dict[str, list[Table]] = {}
     for table in tables:
         members: dict[str, list[Row]] = {}

@@ -22,6 +22,7 @@ from mmbench.report.site.trial_page import view_of
 
 PARETO = ("accuracy-memory", "accuracy-time")
 """Kinds of plots that show what a score costs."""
+RANKS = "ranks.html"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def write_site(content: Content, out: Path, extras: Extras) -> Built:
     pages.write_static()
     _overview(pages, content, problems)
     for place in content.places:
-        pages.write(place.path, "place.html", here="", place=place)
+        pages.write(place.path, "place.html", here="", title=place.title, tables=place.tables)
+    if content.rankings:
+        pages.write(RANKS, "place.html", here="", title="Mean ranks", tables=content.rankings)
     _methods(pages, content, extras)
     _cases(pages, content, extras)
     unread = _trials(pages, content)
@@ -63,6 +66,7 @@ def _overview(pages: Pages, content: Content, problems: tuple[str, ...]) -> None
         reported=reported_tables(),
         problems=problems,
         pareto=PARETO,
+        ranks=RANKS if content.rankings else "",
     )
 
 
