@@ -186,7 +186,7 @@ def write_compact(kept: Mapping[str, Mapping[Key, Coded]], path: Path) -> None:
         pa.table(columns, names=list(_COMPACT)),
         out,
         compression="zstd",
-        compression_level=19,
+        compression_level=9,
         use_dictionary=dictionaries,
     )
     write_atomic(path, out.getvalue())

@@ -77,9 +77,9 @@ def applying(selection: Selection) -> tuple[str, ...]:
 def grid_of(group: Sequence[TrialRecord], selection: Selection, track: Track, outcomes: Outcomes) -> Grid | None:
     """The finished trials of a row on a track; None if there is none with a score there."""
     pairs = [(r, s) for r in group if r.status == "ok" and (s := scored_on(r, selection, track)) is not None]
-    if not pairs:
-        return None
     cases = applying(selection)
+    if not pairs or not cases:
+        return None
     scores = [[np.nan if (v := s.values[case].value) is None else v for case in cases] for _, s in pairs]  # (R, C)
     values = np.array(scores, np.float32).T[:, :, None]  # (C, R, 1)
     seeds = tuple(record.trial.seed for record, _ in pairs)
@@ -94,25 +94,25 @@ def _sampled(
     """Which samples are right, (C, R, S); None unless every score has its outcomes on the same samples."""
     if metric != "accuracy":
         return None
-    found: SampleList | None = None
     rows = []
+    lists: dict[int, SampleList] = {}
     for record, scored in pairs:
         kept = outcomes.all_of(record)
         severities: dict[str, list[int]] = {}
         for score in record.scores if kept else ():
             if (score.track, score.metric, score.stream) == (scored.track, metric, ""):
                 severities.setdefault(score.case, []).append(score.severity)
-        by_case = []
-        for case in cases:
-            coded = [kept.get(Key(case, severity, scored.track)) for severity in severities.get(case, ())]
-            lists = {id(entry.list): entry.list for entry in coded if entry is not None}
-            if not coded or None in coded or len(lists) > 1 or (found is not None and id(found) not in lists):
-                return None
-            found = next(iter(lists.values()))
-            predicted = np.stack([entry.predicted for entry in coded if entry is not None])  # (severities, S)
-            by_case.append((predicted == found.labels).mean(axis=0, dtype=np.float32))
-        rows.append(by_case)
-    return None if found is None else (found, np.array(rows, np.float32).swapaxes(0, 1))
+        wanted = [Key(case, severity, scored.track) for case in cases for severity in severities.get(case, ())]
+        coded = [entry for key in wanted if (entry := kept.get(key)) is not None]
+        lists |= {id(entry.list): entry.list for entry in coded}
+        if len(coded) < len(wanted) or not severities.keys() >= set(cases) or len(lists) != 1:
+            return None
+        right = np.stack([entry.predicted for entry in coded]) == coded[0].list.labels  # (cases x severities, S)
+        counts = np.array([len(severities[case]) for case in cases])
+        starts = np.cumsum(counts) - counts
+        rows.append(np.add.reduceat(right, starts, axis=0, dtype=np.float32) / counts[:, None].astype(np.float32))
+    (found,) = lists.values()
+    return found, np.stack(rows, axis=1)
 
 
 def difference(one: Grid, other: Grid) -> npt.NDArray[np.float32] | None:
