@@ -27,11 +27,12 @@ def shorten(path: Path, limit_bytes: int, words: str) -> None:
             return
         file.seek(0)
         head = file.read(quarter)
-        head = head[: head.rfind(b"\n") + 1] or head[:-1] + b"\n"
+        head = head[: head.rfind(b"\n") + 1] or head
         file.seek(size - quarter)
         tail = file.read(quarter)
         file.seek(len(head))
-        file.write(words.encode() + b"\n" + tail[tail.find(b"\n") + 1 :])
+        cut = words.encode() if head.endswith(b"\n") else b"\n" + words.encode()
+        file.write(cut + b"\n" + tail[tail.find(b"\n") + 1 :])
         file.truncate()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import stat
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,7 @@ def load_audio(path: Path) -> NDArray[np.float32]:
 
     Raises BrokenFileError for what cannot be decoded, is empty, holds NaN or was not scaled to [-1, 1].
     """
+    _refuse_special(path)
     try:
         with soundfile.SoundFile(path) as file:
             rate, promised, log = int(file.samplerate), int(file.frames), str(file.extra_info)
@@ -162,6 +165,14 @@ def load_audio(path: Path) -> NDArray[np.float32]:
     return wave
 
 
+def _refuse_special(path: Path) -> None:
+    """Pipes and devices may give no end, or nothing for ever; what is not there, the decoder says itself."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise BrokenFileError(path, "not a regular file")
+
+
 def _is_cut(path: Path, log: str) -> bool:
     """Decoders return the first half of a cut file without a word; its own bookkeeping tells."""
     found = CHUNK_LOG.search(log)
@@ -179,6 +190,7 @@ def _is_cut(path: Path, log: str) -> bool:
 
 def load_image(path: Path, size: int) -> NDArray[np.uint8]:
     """(size, size, 3) uint8 RGB: shorter side resized (bicubic), centre-cropped. Orientation tags are not obeyed."""
+    _refuse_special(path)
     try:
         with Image.open(path) as file:
             picture = _to_rgb(file)
