@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from scipy.stats import poisson
 from torch import Tensor
 
 from corruptions.imagenet_c_blur import GLASS, MOTION, disc, shuffle
-from corruptions.imagenet_c_digital import _box_down
 from corruptions.imagenet_c_spatter import canny, chamfer_distance, equalised
 from corruptions.imagenet_c_weather import FROST, plasma
 from mmbench.corruption import load_corruption
 from mmbench.errors import DataError
 from mmbench.frost import DRAWN, LOOKS, photographs
-from mmbench.imaging import gaussian_blur, gaussian_weights, motion_blur, smoothing_matrix, summed_blur, to_bytes
+from mmbench.imaging import motion_blur, smoothing_matrix, to_bytes
 from mmbench.registry import corruptions
 from mmbench.rng import PoissonTable, StreamKey
 
@@ -145,26 +143,6 @@ def test_glass_blur_equals_the_sequence(severity: int) -> None:
     both = shuffle(tensor(image).repeat(2, 1, 1, 1), coded.repeat(2, 1, 1, 1), reach)  # a batch chains nothing across
     assert np.array_equal(both[0].permute(1, 2, 0).numpy(), expected)
     assert torch.equal(both[0], both[1])
-
-
-@pytest.mark.parametrize("sigma", [0.7, 3.0])
-def test_the_blur_of_any_device_is_that_of_the_cpu(sigma: float) -> None:
-    x = tensor(noise_image(48)[:30]).repeat(2, 1, 1, 1)
-    expected = np.stack([plain.smooth(image.permute(1, 2, 0).numpy().astype(float), sigma) for image in x])
-    for own in (gaussian_blur(x, sigma), summed_blur(x, gaussian_weights(sigma, int(4 * sigma + 0.5)))):
-        assert own.permute(0, 2, 3, 1).numpy() == pytest.approx(expected, abs=1e-10)
-
-
-@pytest.mark.parametrize(("size", "kept"), [(224, 89), (224, 134), (7, 7), (5, 1), (10, 3), (1, 1)])
-def test_a_coarser_grid_holds_the_means_of_the_centres_inside(size: int, kept: int) -> None:
-    rows = np.random.default_rng(0).integers(0, 256, size)
-    expected = []
-    for part in range(kept):
-        low, high = Fraction(part * size, kept), Fraction((part + 1) * size, kept)
-        inside = [int(v) for i, v in enumerate(rows) if low < i + Fraction(1, 2) <= high]
-        expected.append(math.floor(Fraction(sum(inside), len(inside)) + Fraction(1, 2)))
-    x = torch.from_numpy(rows.astype(np.uint8))[None, None, :, None].expand(2, 3, -1, 4)
-    assert _box_down(x, kept)[1, 2, :, 3].tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["gaussian_blur", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"])
