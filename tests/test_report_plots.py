@@ -12,7 +12,7 @@ import pytest
 from many_records import Many, logits_of, measured, write_many
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from report_records import accuracy, board, costs, efficiency, field, record, row
+from report_records import accuracy, board, cell, costs, efficiency, field, record, row
 
 from mmbench.records import TrainingState
 from mmbench.report.aggregate import load_board
@@ -212,6 +212,9 @@ def test_every_seed_is_a_dot_at_its_mean_and_its_worst_case() -> None:
     for axes, wanted in zip(drawing.figure.axes, ([70, 75, 80], [50, 60, 70]), strict=True):
         (dots,) = [x for x in xs(axes) if len(x) == 3]
         assert sorted(dots) == pytest.approx(wanted)
+    (bar,) = drawing.figure.axes[0].patches
+    low, high = (cell(accuracy(records), "a", key).mean for key in ("ci_low", "ci_high"))
+    assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx((low, high))  # type: ignore[attr-defined]
 
 
 def ranked(count: int, reach: float) -> Ranking:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmbench.report.aggregate import slug
 from mmbench.report.conditions import Condition, Group, clean_case, corruptions_of, families_of
 from mmbench.report.families import marker_style
-from mmbench.report.figures import Drawing, label, new_figure, row_label
+from mmbench.report.figures import Drawing, label, new_figure, row_label, shown_rows
 from mmbench.report.model import NOT_MEASURED, Cell, Row, Table, plain
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DASHES = ("-", "--", ":")
 MOST_LINES = 9
-MUTED = "#bdbdbd"
+MUTED = "#d0d0d0"
 OTHERS = "other rows"
 PANELS_ACROSS = 4
 SCALES = {"severity": "severity", "rate": "share of samples that lack a modality (%)"}
@@ -83,6 +83,8 @@ def curves(table: Table, conditions: Sequence[Condition], sheet: Sheet) -> Drawi
     styles = line_styles(rows)
     if not styles:
         return None
+    among = shown_rows(rows)
+    rows = [row for row in rows if (row.name, row.regime) in styles or row in among]
     across = min(PANELS_ACROSS, len(sheet.groups))
     down = math.ceil(len(sheet.groups) / across)
     figure = new_figure(max(6.4, 2.9 * across), 1.7 + 2.35 * down)

@@ -42,7 +42,7 @@ LOOKS = {
     "side": Look("#882255", "h", "oo"),
     "frozen": Look("#777777", "X", ""),
 }
-OTHER = Look("#BBBBBB", "d", "")
+OTHER = Look("#AAAAAA", "d", "")
 """Families of plugins."""
 
 Fill = Literal["full", "left", "right", "bottom", "top", "none"]

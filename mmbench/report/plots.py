@@ -8,6 +8,7 @@ from pathlib import Path
 from mmbench.cards import Track
 from mmbench.report.aggregate import Board, accuracy_table, slug
 from mmbench.report.bars import cost_bars, memory_bars
+from mmbench.report.blocks import By, blocks_of, is_long
 from mmbench.report.comparable import FALLBACKS, Selection, select
 from mmbench.report.conditions import conditions_of
 from mmbench.report.curves import curves, sheets
@@ -15,6 +16,7 @@ from mmbench.report.diagrams import rank_diagram
 from mmbench.report.efficiency import efficiency_tables
 from mmbench.report.figures import Drawing, Plot, save_drawing, style
 from mmbench.report.heat import case_heat_map
+from mmbench.report.model import Table
 from mmbench.report.online import online_tables
 from mmbench.report.outcome_plots import chosen_rows, outcome_plots
 from mmbench.report.ranking import RANKING, ranking
@@ -24,7 +26,7 @@ from mmbench.report.seeds import seed_spread
 from mmbench.report.site.trial_files import trial_folders
 from mmbench.report.training import training_curves
 
-_MOST_COLUMNS = 42
+_MOST_COLUMNS = 40
 
 
 def write_plots(board: Board, out: Path) -> tuple[Plot, ...]:
@@ -49,8 +51,6 @@ def _drawings(board: Board) -> Iterator[tuple[str, Drawing | None]]:
         selection = select(board.records, dataset, backbone)
         for track in selection.tracks if selection.records else ():
             yield from _of_track(board, selection, track)
-        if selection.records:
-            yield from _of_samples(board, selection)
         for table in efficiency_tables(board, dataset, backbone):
             for cost in COSTS:
                 yield table.slug, accuracy_against(table, cost)
@@ -61,25 +61,22 @@ def _drawings(board: Board) -> Iterator[tuple[str, Drawing | None]]:
 
 
 def _of_track(board: Board, selection: Selection, track: Track) -> Iterator[tuple[str, Drawing | None]]:
-    """Heat map of the cases, and a figure a family with severities or rates."""
-    where = (board, selection.dataset, selection.backbone, track)
-    table = accuracy_table(*where)
-    # Of many cases by corruption, or by family where even these are many.
-    compact = accuracy_table(*where, "corruption")
-    yield (
-        table.slug,
-        case_heat_map(compact if len(compact.columns) <= _MOST_COLUMNS else accuracy_table(*where, "family")),
-    )
+    """Heat map of the cases, spread of the seeds, and a figure a family with severities or rates."""
+    table = accuracy_table(board, selection.dataset, selection.backbone, track)
+    yield table.slug, case_heat_map(_compact(table, board, selection, track))
     yield table.slug, seed_spread(table, selection, track)
     shown = [condition for condition in conditions_of(selection) if condition.case not in selection.idle]
     for sheet in sheets(shown):
         yield f"{table.slug}_{ROBUSTNESS}", curves(table, shown, sheet)
+    if track == selection.tracks[0]:  # what no record holds is shown on the track that tells most
+        yield table.slug, training_curves(table, selection, trial_folders(board.folder))
+        for drawing in outcome_plots(table, chosen_rows(table), selection, track, board.outcomes):
+            yield table.slug, drawing
 
 
-def _of_samples(board: Board, selection: Selection) -> Iterator[tuple[str, Drawing | None]]:
-    """What no record holds, on the track that tells most: losses by epoch, and who was taken for whom."""
-    track = selection.tracks[0]
-    table = accuracy_table(board, selection.dataset, selection.backbone, track)
-    yield table.slug, training_curves(table, selection, trial_folders(board.folder))
-    for drawing in outcome_plots(table, chosen_rows(table), selection, track, board.outcomes):
-        yield table.slug, drawing
+def _compact(table: Table, board: Board, selection: Selection, track: Track) -> Table:
+    """The table by case; of many cases by corruption, or by family where even these are many."""
+    if not is_long(selection):
+        return table
+    by: By = "corruption" if len(blocks_of(selection, "corruption")) <= _MOST_COLUMNS else "family"
+    return accuracy_table(board, selection.dataset, selection.backbone, track, by)

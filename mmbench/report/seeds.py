@@ -32,11 +32,13 @@ def seed_spread(table: Table, selection: Selection, track: Track) -> Drawing | N
     for i, axes in enumerate(panels):
         _panel(axes, rows, [[seed[i] for seed in seeds] for seeds in values])
         axes.set_title(f"{_PANELS[i]} (%)", fontsize=9)
+    bounded = _intervals(panels[0], table, rows)
     name_rows(panels[0], [row_label(row) for row in rows])
     mark_rows(panels[0], rows)
     family_legend(figure, rows, 7)
     title = f"Seeds apart: {table.title}"
     note = f"{label(title, 90)}{left_out(len(rows), len(named))}\ndots: one seed each; lines: their mean"
+    note += "; pale: 95 % interval of the mean, as in the table" if bounded else ""
     figure.suptitle(note, fontsize=10)
     widest = max(zip(rows, values, strict=True), key=lambda entry: _span(entry[1]))
     alt = (
@@ -64,6 +66,18 @@ def _trials(selection: Selection, track: Track) -> dict[tuple[str, str], list[tu
         if mean is not None and worst is not None:
             found.setdefault((record.trial.title, regime_word(record)), []).append((100 * mean, 100 * worst))
     return found
+
+
+def _intervals(axes: Axes, table: Table, rows: list[Row]) -> bool:
+    """A pale bar over the interval of each mean, where the table has intervals; whether it has."""
+    places = {column.key: i for i, column in enumerate(table.columns)}
+    if "ci_low" not in places:
+        return False
+    for y, row in enumerate(rows):
+        low, high = (row.cells[places[key]].mean for key in ("ci_low", "ci_high"))
+        if low is not None and high is not None:
+            axes.barh(y, high - low, left=low, height=0.72, color=look_of(row).colour, alpha=0.18, linewidth=0)
+    return True
 
 
 def _panel(axes: Axes, rows: list[Row], values: list[list[float]]) -> None:
