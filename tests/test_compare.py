@@ -38,6 +38,8 @@ def test_a_better_row_is_found_with_where_and_how_sure(tmp_path: Path) -> None:
     assert all(e.adjusted is not None and e.p is not None and e.p <= e.adjusted < 0.05 for e in found.cases)
     assert (found.seeds, found.samples, found.holds, found.ahead) == ((0, 1, 2), len(IDS), "seeds and samples", 1.0)
     assert {c.what: c.ratio for c in found.costs}["trainable parameters"] == 1.0
+    assert all(m.low is not None and m.high is not None and m.low <= m.value <= m.high for m in found.iqm)
+    assert found.iqm[0].value > found.iqm[1].value
     (back,) = compare(load_board(tmp_path), "poor", "good+clean")
     assert back.winner == "good+clean" and back.overall.value == pytest.approx(-found.overall.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from report_records import CASES, board, failed, of, record
 
 from mmbench.report.ranking import ranking, ranking_table
@@ -27,6 +28,8 @@ def test_ranks_are_means_over_the_cases_of_every_data_set() -> None:
     assert found.critical_difference == critical_difference(5, 8)  # 2.16
     assert found.groups == ((0, 1), (1, 2, 3), (2, 3, 4))
     assert found.test.p < 0.001
+    # Row d has 75 and 76 in four cases of one data set and 80 and 81 in the other: the middle half is 76 and 80.
+    assert found.iqms[3] == pytest.approx(0.78) and found.iqms[0] == pytest.approx(0.905)
 
 
 def test_a_row_with_a_gap_is_left_out_and_named() -> None:

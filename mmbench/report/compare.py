@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
 
 from mmbench.cards import Track
 from mmbench.errors import ConfigError, near_words
-from mmbench.records import Costs, TrialRecord
+from mmbench.records import TrialRecord
 from mmbench.report.aggregate import Board
 from mmbench.report.case_scores import case_values
 from mmbench.report.comparable import Selection, select
-from mmbench.report.notes import device_words
+from mmbench.report.cost_ratios import CostRatio, cost_ratios
 from mmbench.report.outcomes import Outcomes
 from mmbench.report.standing import Grid, Holds, Name, applying, difference, grid_of, spreads
-from mmbench.report.stats import ALPHA, SeedVariance, bootstrap_means, crossed, holm
+from mmbench.report.stats import ALPHA, SeedVariance, bootstrap_means, crossed, holm, iqm, iqm_interval
 
 MEAN = "mean"
 _DRAWS = 10_000
-# Label, and the cost in a record; None where it was not measured.
-_COSTS: tuple[tuple[str, bool, Callable[[Costs], float | None]], ...] = (
-    ("trainable parameters", False, lambda c: c.trainable_parameters),
-    ("stored bytes", False, lambda c: c.stored_bytes),
-    ("training state bytes", False, lambda c: None if c.training_state is None else c.training_state.total_bytes),
-    ("epoch seconds", True, lambda c: c.epoch_seconds),
-    ("evaluation seconds per sample", True, lambda c: c.eval_seconds_per_sample),
-)
 
 
 @dataclass(frozen=True)
@@ -52,13 +43,13 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class CostRatio:
-    """What the first row costs as a multiple of the second."""
+class Middle:
+    """Interquartile mean over cases and seeds, which one collapsed case or seed does not move (Agarwal et al. 2021)."""
 
-    what: str
-    first: float
-    second: float
-    ratio: float | None
+    value: float
+    low: float | None
+    """95 % by a bootstrap of the seeds within each case; None with one seed."""
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +66,8 @@ class Comparison:
     cases: tuple[Difference, ...]
     ahead: float | None
     """Share of bootstrap draws of seeds and samples in which the first row has the higher mean."""
+    iqm: tuple[Middle, Middle]
+    """Of the first row and of the second."""
     holds: Holds
     """Whose variance the intervals hold."""
     seeds: tuple[int, ...]
@@ -169,10 +162,11 @@ def _compare(board: Board, selection: Selection, names: tuple[Name, Name], track
         overall=_tested(MEAN, _mean(one), _mean(other), _spread({k: _mean(g) for k, g in rows.items()}, names)),
         cases=_holm([_tested_case(every[i], place, (one, other), rows, names) for place, i in enumerate(kept)]),
         ahead=None if paired is None else _ahead(paired[0]),
+        iqm=(_middle(one), _middle(other)),
         holds="" if paired is None else replace(one, values=paired).holds,
         seeds=other.seeds if one.fixed else one.seeds,
         samples=None if paired is None or paired.shape[2] == 1 else paired.shape[2],
-        costs=_cost_ratios(*groups),
+        costs=cost_ratios(*groups),
         notes=_notes(board, groups, [case for i, case in enumerate(every) if i not in kept]),
     )
 
@@ -263,16 +257,11 @@ def _ahead(values: npt.NDArray[np.float32]) -> float:
     return float((means > 0).mean() + (means == 0).mean() / 2)
 
 
-def _cost_ratios(first: Sequence[TrialRecord], second: Sequence[TrialRecord]) -> tuple[CostRatio, ...]:
-    """Of what both measured; times only where all trials ran on one machine with one number of threads."""
-    same = len({device_words(record) for record in (*first, *second)}) == 1
-    found = []
-    for what, timed, read in _COSTS:
-        means = [[v for r in g if r.costs is not None and (v := read(r.costs)) is not None] for g in (first, second)]
-        if all(means) and (same or not timed):
-            a, b = fmean(means[0]), fmean(means[1])
-            found.append(CostRatio(what, a, b, a / b if b else None))
-    return tuple(found)
+def _middle(grid: Grid) -> Middle:
+    scores = grid.values.mean(axis=2, dtype=np.float64).T  # (R, C)
+    if len(scores) == 1:
+        return Middle(iqm(scores), None, None)
+    return Middle(iqm(scores), *iqm_interval(scores, np.random.default_rng(0)))
 
 
 def _notes(board: Board, groups: Sequence[Sequence[TrialRecord]], gaps: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mmbench.report.compare import Comparison, CostRatio, Difference
+from mmbench.report.compare import Comparison, Difference, Middle
+from mmbench.report.cost_ratios import CostRatio
 from mmbench.report.model import NOT_MEASURED, plain
 from mmbench.report.stats import ALPHA
 
@@ -40,6 +41,7 @@ def for_terminal(found: Comparison) -> Group:
         Text(f"\n{_verdict(found)}\n"),
         _cases(found),
         Text(f"\n{_where(found)}"),
+        Text(f"Interquartile mean over cases and seeds: A {_middle(found.iqm[0])}, B {_middle(found.iqm[1])}."),
     ]
     if found.costs:
         parts.append(Text(f"Cost of the first as a multiple of the second: {_costs(found.costs)}."))
@@ -97,6 +99,12 @@ def _where(found: Comparison) -> str:
     sides = (("A", [e for e in sure if e.value > 0]), ("B", [e for e in sure if e.value < 0]))
     told = [f"{side} is better on {', '.join(plain(e.case) for e in entries)}" for side, entries in sides if entries]
     return f"Significant after Holm: {'; '.join(told) or 'no single case'}."
+
+
+def _middle(found: Middle) -> str:
+    if found.low is None or found.high is None:
+        return f"{100 * found.value:.1f}"
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f} over seeds)"
 
 
 def _costs(costs: Sequence[CostRatio]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from mmbench.cards import Track
 from mmbench.report.aggregate import Board, regime_word, seeds_wanted, slug
@@ -13,9 +14,10 @@ from mmbench.report.case_scores import scored_on
 from mmbench.report.comparable import Selection, select
 from mmbench.report.model import Cell, Column, Row, Table
 from mmbench.report.notes import how_made
-from mmbench.report.stats import Friedman, critical_difference, friedman, mean_ranks
+from mmbench.report.stats import Friedman, critical_difference, friedman, iqm, mean_ranks
 
 RANKING = "ranks"
+_IQM = Column("iqm", "IQM", "%", 1, "higher")
 _FEWEST_ROWS, _FEWEST_BLOCKS = 3, 2
 
 
@@ -34,6 +36,8 @@ class Ranking:
     test: Friedman
     left_out: tuple[str, ...]
     """Rows without a score in every block."""
+    iqms: tuple[float, ...] = ()
+    """Interquartile mean of each row's scores over blocks and seeds, in 0..1."""
 
 
 def ranking(board: Board, track: Track) -> Ranking | None:
@@ -42,9 +46,10 @@ def ranking(board: Board, track: Track) -> Ranking | None:
     places = [scores for scores in found if scores]
     every = list(dict.fromkeys(name for scores in places for name in scores))
     names = [name for name in every if all(name in scores for scores in places)]
+    means = [{name: values.mean(axis=0) for name, values in scores.items()} for scores in places]
     if len(names) < _FEWEST_ROWS:
         return None
-    table = np.concatenate([np.array([scores[name] for name in names]).T for scores in places])  # (N, k)
+    table = np.concatenate([np.array([scores[name] for name in names]).T for scores in means])  # (N, k)
     if len(table) < _FEWEST_BLOCKS:
         return None
     ranks = mean_ranks(table)
@@ -54,6 +59,7 @@ def ranking(board: Board, track: Track) -> Ranking | None:
     return Ranking(
         names=tuple(names[i] for i in order),
         mean_ranks=sorted_ranks,
+        iqms=tuple(iqm(np.concatenate([scores[names[i]].ravel() for scores in places])) for i in order),
         critical_difference=reach,
         groups=_runs(sorted_ranks, reach),
         blocks=len(table),
@@ -62,17 +68,17 @@ def ranking(board: Board, track: Track) -> Ranking | None:
     )
 
 
-def _scores(selection: Selection, track: Track) -> dict[tuple[str, str], list[float]]:
-    """(title, regime) -> mean over seeds on each case that applies; rows with a gap are not in it."""
+def _scores(selection: Selection, track: Track) -> dict[tuple[str, str], npt.NDArray[np.float64]]:
+    """(title, regime) -> (R, C) scores of each seed on each case that applies; rows with a gap are not in it."""
     cases = [case for case in selection.cases if case not in selection.idle]
-    rows: dict[tuple[str, str], list[float]] = {}
+    rows: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
     for group in selection.rows():
         finished = [record for record in group if record.status == "ok"]
         scored = [entry for record in finished if (entry := scored_on(record, selection, track)) is not None]
         values = [[entry.values[case].value for case in cases] for entry in scored]
         known = [[value for value in seed if value is not None] for seed in values]
         if len(scored) == seeds_wanted(group, selection.seeds) and all(len(seed) == len(cases) for seed in known):
-            rows[group[0].trial.title, regime_word(group[0])] = [float(v) for v in np.mean(known, axis=0)]
+            rows[group[0].trial.title, regime_word(group[0])] = np.array(known)
     return rows
 
 
@@ -91,11 +97,11 @@ def ranking_table(board: Board, track: Track) -> Table | None:
     found = ranking(board, track)
     if found is None:
         return None
-    columns = (Column("mean_rank", "mean rank", "", 2, "lower", headline=True), Column("groups", "same", ""))
+    columns = (Column("mean_rank", "mean rank", "", 2, "lower", headline=True), Column("groups", "same", ""), _IQM)
     letters = ["".join(_letter(g) for g, run in enumerate(found.groups) if i in run) for i in range(len(found.names))]
     rows = tuple(
-        Row(title, regime, (Cell(mean, n=found.blocks), Cell(word=same or "-")))
-        for (title, regime), mean, same in zip(found.names, found.mean_ranks, letters, strict=True)
+        Row(title, regime, (Cell(mean, n=found.blocks), Cell(word=same or "-"), Cell(100 * middle, n=1)))
+        for (title, regime), mean, same, middle in zip(found.names, found.mean_ranks, letters, found.iqms, strict=True)
     )
     notes = (
         f"Mean rank over {found.blocks} blocks (data set x case), 1 is best, each score a mean over seeds. Rows that "
@@ -104,6 +110,7 @@ def ranking_table(board: Board, track: Track) -> Table | None:
         f"All rows equal: Friedman chi squared {found.test.statistic:.1f}, p {_p_words(found.test.p)} "
         "(Iman-Davenport). Cases of one data set share samples and corruptions, so the blocks are not independent and "
         "p is a guide.",
+        "IQM: mean of the middle half of all scores over blocks and seeds (Agarwal et al. 2021).",
     )
     left = (f"Without a score in every block, left out: {', '.join(found.left_out)}.",) if found.left_out else ()
     title = f"Mean ranks over data sets and cases, {track} track"
