@@ -99,11 +99,11 @@ def _check_predictions(item: Submitted, findings: list[Finding], samples: dict[S
 def _second(record: TrialRecord, predictions: Path) -> Iterator[str]:
     """Second scores that a record of a board holds and its predictions do not give."""
     names = {second_metric(metric) for metric in ("accuracy", "map")}
-    mine = {(s.case, s.severity, s.track): s.value for s in record.scores if s.metric in names}
+    mine = {(s.case, s.severity, s.track, s.stream, s.update): s.value for s in record.scores if s.metric in names}
     if not mine:
         return
     again = with_second_scores(record, predictions)
-    theirs = {(s.case, s.severity, s.track): s.value for s in again.scores if s.metric in names}
+    theirs = {(s.case, s.severity, s.track, s.stream, s.update): s.value for s in again.scores if s.metric in names}
     for key, value in mine.items():
         other = theirs.get(key)
         if (value is None) != (other is None) or (value and other and abs(value - other) > TOLERANCE):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from report_records import CASES, board, cell, failed, field, record, row, save, scores
+from numpy.typing import NDArray
+from report_records import CASES, board, cell, data, failed, field, record, row, save, scores
 
-from mmbench.records import OnlineFacts, Score, TrialRecord
+from mmbench.cases import parse_case
+from mmbench.evaluate import Predictions
+from mmbench.outputs import save_predictions
+from mmbench.records import OnlineFacts, Score, TrialRecord, save_record
+from mmbench.report.aggregate import load_board
 from mmbench.report.board import write_board
 from mmbench.report.model import NOT_MEASURED, Table
 from mmbench.report.online import online_tables
 from mmbench.report.tables import all_tables
+from mmbench.streams import StreamPredictions
 
 STREAMS = ("reset/64", "mixed/16")
 FACTS = OnlineFacts(
@@ -150,3 +158,39 @@ def test_a_board_of_online_trials_alone_can_be_written(tmp_path: Path) -> None:
     assert "synthetic-av_cavmae-tiny_online_settings_blind.md" in names
     assert "synthetic-av_cavmae-tiny_online_reset-64_blind_cases.png" in names
     assert "unadapted" in (tmp_path / "README.md").read_text()
+
+
+def test_the_first_stream_and_the_unadapted_state_have_second_scores(tmp_path: Path) -> None:
+    """Two samples of each of rain, dog, cat, met under rain: unadapted it knows cats, adapted dogs too."""
+    case, labels, ids = "read/rain@3", np.array([0, 0, 1, 1, 2, 2]), tuple("abcdef")
+
+    def guess(*right: int) -> NDArray[np.float64]:
+        return np.eye(3)[np.where(np.isin(labels, right), labels, (labels + 1) % 3)]
+
+    order = [5, 0, 3, 1, 4, 2]  # a stream has an order of its own
+    ordered = (case, 3, "blind", tuple(ids[i] for i in order))
+    met = [StreamPredictions(*ordered, guess(1, 2)[order], labels[order], "", "reset/64", "before")]
+    met += [StreamPredictions(*ordered, guess(0, 1, 2)[order], labels[order], "", "reset/64", "after")]
+    values = (
+        ("", "none", 1 / 3),
+        ("reset/64", "before", 2 / 3),
+        ("reset/64", "after", 1.0),
+        ("mixed/16", "before", 0.5),
+    )
+    found = [
+        Score(case=case, severity=3, track="blind", metric="accuracy", value=v, n=6, stream=s, update=u)  # type: ignore[arg-type]
+        for s, u, v in values
+    ]
+    facts = {"trial_cases": (case,), "trial_contents": {"cases": [asdict(parse_case(case))]}, "scores": tuple(found)}
+    trial = tmp_path / "trials" / "one"
+    trial.mkdir(parents=True)
+    save_predictions([Predictions(case, 3, "blind", ids, guess(2), labels, ""), *met], trial)
+    save_record(adapted(**facts, data=data(classes=("heavy_rain", "dog", "cat"), multi_label=False)), trial)
+    second = {(s.stream, s.update): (s.value, s.n) for s in load_board(tmp_path).records[0].scores if "-" in s.metric}
+    assert second == {("", "none"): (0.5, 4), ("reset/64", "before"): (1.0, 4), ("reset/64", "after"): (1.0, 4)}
+    _, cases = online_tables(load_board(tmp_path), "synthetic-av", "cavmae-tiny")
+    assert cell(cases, "lora-qv+tent", f"{case}, without scenes", "mixed").mean == pytest.approx(100)
+    assert cell(cases, "lora-qv+tent", case, "mixed").mean == pytest.approx(200 / 3)
+    assert cell(cases, "lora-qv (unadapted)", f"{case}, without scenes", "mixed").mean == pytest.approx(50)
+    assert cell(cases, "lora-qv+tent", "mean", "mixed").mean == pytest.approx(200 / 3)  # of first scores
+    assert any("met the samples of the scenes" in note for note in cases.notes)

@@ -13,6 +13,7 @@ from mmbench.report.blocks import Block, By, blocks_of, reading
 from mmbench.report.comparable import FALLBACKS, Selection, select
 from mmbench.report.model import NOT_MEASURED, Cell, Column, Facts, Row, Table, cell_of, mark_best
 from mmbench.report.notes import facts_of, how_made, provenance_of
+from mmbench.report.second import second_metric, second_notes, with_second
 
 READING = (
     "Before: each batch is scored before the update on it (the headline). After: scored again after the update.",
@@ -23,6 +24,7 @@ READING = (
     "Used: share of the samples that passed the adapter's filter and entered an update, over all streams.",
     "Reset: the model starts anew for each case; continual: cases follow each other; mixed: one stream of all cases.",
 )
+MET = "The adapters met the samples of the scenes all the same; scores without scenes count the others."
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,14 @@ class Streams:
             ),
             None,
         )
+
+    def values(self, stream: str, update: str, second: bool = False) -> dict[str, float | None]:
+        """By case; where a case has a second score, that if it is wanted."""
+        values = {case: self.value(case, stream, update) for case in self.record.trial.cases}
+        if second:
+            wanted = (stream, update, second_metric(self.metric))
+            values |= {s.case: s.value for s in self.record.scores if (s.stream, s.update, s.metric) == wanted}
+        return values
 
     def cases(self) -> tuple[str, ...]:
         """The trial's cases without those that do not apply to the data."""
@@ -148,7 +158,9 @@ def _cost_cells(records: Sequence[TrialRecord]) -> tuple[Cell, ...]:
 
 
 def _cases_table(selection: Selection, stream: str, track: Track, by: By) -> Table:
-    blocks = blocks_of(selection, by)
+    found = [Streams(record, selection.metric) for record in selection.records if record.status == "ok"]
+    pairs = [(s.values(stream, "before"), s.values(stream, "before", second=True)) for s in found]
+    blocks = with_second(blocks_of(selection, by), pairs)
     columns = (
         *(Column(block.key, block.key, "%", 1, "higher") for block in blocks),
         Column("mean", "mean", "%", 1, "higher", headline=True),
@@ -163,14 +175,14 @@ def _cases_table(selection: Selection, stream: str, track: Track, by: By) -> Tab
 
     rows = tuple(row(group) for group in selection.rows()) + _unadapted(selection, blocks)
     table = _table(selection, (stream, track), columns, rows, len(blocks))
-    return replace(table, notes=reading(selection, by) + table.notes)
+    notes = (*second_notes(selection), MET) if any(block.second for block in blocks) else ()
+    return replace(table, notes=reading(selection, by) + notes + table.notes)
 
 
 def _stream_cells(found: Sequence[Streams], blocks: Sequence[Block], stream: str, update: str) -> tuple[Cell, ...]:
     """Every column of a table of cases, the mean and the worst case."""
-    values = [{case: s.value(case, stream, update) for case in s.record.trial.cases} for s in found]
     return (
-        *(cell_of((block.mean(entry) for entry in values), 100) for block in blocks),
+        *(cell_of((block.mean(s.values(stream, update, block.second)) for s in found), 100) for block in blocks),
         cell_of((s.mean(stream, update) for s in found), 100),
         cell_of((s.worst(stream, update) for s in found), 100),
     )

@@ -7,7 +7,8 @@ predictions that a trial leaves beside its record, so that no trial has to run a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from mmbench import metrics
 from mmbench.files import RecordError
 from mmbench.records import Score, TrialRecord
 from mmbench.registry import corruptions
+from mmbench.report.blocks import Block, Values
 from mmbench.report.comparable import Selection
 from mmbench.report.conditions import conditions_of, corruptions_of
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PREDICTIONS = "predictions.parquet"
+VISIBLE = 0.0005  # half of the last decimal that tables of percent show
 _LABEL_PARTS = re.compile(r"[,;/()]")
 
 
@@ -53,9 +56,10 @@ def scene_classes(case: Mapping[str, Any], classes: Collection[str]) -> tuple[st
 def with_second_scores(record: TrialRecord, predictions: Path) -> TrialRecord:
     """The record with the second score of every case that has one; unchanged without such a case or predictions.
 
-    Raises RecordError if the predictions cannot be read. Online adapters have none: their stream holds every sample.
+    Raises RecordError if the predictions cannot be read. Of an online trial they hold the unadapted scores and the
+    first stream alone; a second score of that counts other samples, but the adapter met them all.
     """
-    if record.data is None or record.online is not None or not predictions.is_file():
+    if record.data is None or not predictions.is_file():
         return record
     entries = record.trial.contents.get("cases", ())
     found = {entry["name"]: scene_classes(entry, record.data.classes) for entry in entries}
@@ -80,12 +84,35 @@ def _second_scores(
     for score in record.scores:
         if score.metric != metric or score.case not in scenes or score.value is None:
             continue
-        same = (table["case"] == score.case) & (table["severity"] == score.severity) & (table["track"] == score.track)
+        rows = _rows(table, score)
+        if rows.empty:  # a stream whose predictions are not kept
+            continue
         outside = [i for i, label in enumerate(record.data.classes) if label in scenes[score.case]]
-        value, count = _value(table[same], outside, record.data.multi_label)
+        value, count = _value(rows, outside, record.data.multi_label)
         reason = f"without {', '.join(scenes[score.case])}"
         changed = {"metric": second_metric(metric), "value": value, "n": count, "reason": reason, "digest": None}
         yield score.model_copy(update=changed)
+
+
+def _rows(table: pd.DataFrame, score: Score) -> pd.DataFrame:
+    """The predictions that a score was computed from; files older than online adapters tell no streams."""
+    wanted = {"case": score.case, "severity": score.severity, "track": score.track}
+    wanted |= {key: getattr(score, key) for key in ("stream", "update") if key in table}
+    same: pd.DataFrame = table[np.logical_and.reduce([table[key] == value for key, value in wanted.items()])]
+    return same
+
+
+def with_second(blocks: Sequence[Block], scored: Sequence[tuple[Values, Values]]) -> tuple[Block, ...]:
+    """Beside each column its second score, where it changes a row as shown.
+
+    `scored` holds the first scores of every trial, and the same with second scores in their places.
+    """
+    placed: list[Block] = []
+    for block in blocks:
+        pairs = [(block.mean(first), block.mean(second)) for first, second in scored]
+        differs = any(a is not None and b is not None and abs(a - b) >= VISIBLE for a, b in pairs)
+        placed += [block, replace(block, second=True)] if differs else [block]
+    return tuple(placed)
 
 
 def _value(rows: pd.DataFrame, scenes: list[int], multi_label: bool) -> tuple[float | None, int]:
