@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from mmbench import registry
+from mmbench import profiling, registry
 from mmbench.backbone.config import preset
 from mmbench.errors import ConfigError
 from mmbench.profile_measure import largest
@@ -81,6 +83,13 @@ class Waits(Plain):
 """
 
 
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block an encoder: what holds of a method does not depend on how often a block is repeated."""
+    small = replace(preset("cavmae-tiny"), depth=1)
+    monkeypatch.setattr(profiling, "preset", lambda name, **sizes: replace(small, **sizes))
+
+
 def on_cpu(name: str, **changes: object) -> tuple[Counts, Measured]:
     counts, measured = profile(Setting(method=name, **{"batch": 2, **changes}), ONE, CPU)
     assert measured is not None
@@ -93,7 +102,19 @@ def on_meta(name: str, plan: Plan = ONE, **changes: object) -> Counts:
     return counts
 
 
-@pytest.mark.parametrize("name", TRAINED)
+def one_a_file_quickly(names: list[str]) -> list[Any]:
+    """All of them; those after the first of a file differ from it in little and are marked slow."""
+    seen: set[str] = set()
+    marked = []
+    for name in names:
+        module = registry.methods().entry(name).origin.module
+        marked.append(pytest.param(name, marks=[pytest.mark.slow] if module in seen else []))
+        seen.add(module)
+    return marked
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize("name", one_a_file_quickly(TRAINED))
 def test_every_method_that_trains_has_its_counts_without_a_device(name: str) -> None:
     counts = on_meta(name)
     assert 0 < counts.head_parameters <= counts.trainable_parameters <= counts.total_parameters
@@ -102,6 +123,7 @@ def test_every_method_that_trains_has_its_counts_without_a_device(name: str) -> 
     assert counts.train_flops_per_sample > counts.eval_flops_per_sample > 0
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", ["full-finetune", "lora-qv", "prompt-attention"])
 def test_a_method_is_measured_and_counted_alike_on_a_device(name: str) -> None:
     counts, measured = on_cpu(name)
@@ -118,6 +140,7 @@ def test_a_method_is_measured_and_counted_alike_on_a_device(name: str) -> None:
     )
 
 
+@pytest.mark.usefixtures("shallow")
 def test_half_precision_counts_smaller_activations_as_on_a_device() -> None:
     full, half = on_meta("full-finetune", batch=4), on_meta("full-finetune", batch=4, precision="bf16")
     counts, _ = on_cpu("full-finetune", batch=4, precision="bf16")
@@ -142,6 +165,7 @@ def test_the_training_state_of_the_whole_model_is_that_of_a_hand_count() -> None
     assert blocks < per_sample < 1.7 * blocks  # the rest is fusion, two cross-attentions and two MLPs
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_largest_batch_is_the_last_whose_state_fits() -> None:
     cap = 0.05
     counts = on_meta("full-finetune", Plan(memory_cap_gib=cap))
@@ -156,6 +180,7 @@ def test_the_search_ends_on_the_largest_that_fits(limit: int) -> None:
     assert largest(lambda size: size <= limit, most=64) == min(limit, 64)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_defects_of_a_plugin_show_in_its_figures(use_plugin: Callable[[str], Path]) -> None:
     use_plugin(DEFECTIVE)
     sound, leaks, hides, graphs = (on_meta(name) for name in ("sound", "leaks", "hides", "keeps-graphs"))
