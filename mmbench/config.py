@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -233,7 +234,7 @@ class Suite(Config):
             ("seeds", [str(s) for s in self.seeds]),
             ("streams", list(self.streams)),
         ):
-            twice = sorted({n for n in names if names.count(n) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             if twice:
                 raise ValueError(f"{what} named twice: {', '.join(twice)} (give the second one a label)")
         return self

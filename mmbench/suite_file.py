@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from mmbench.config import (
@@ -21,7 +20,7 @@ from mmbench.config import (
     Suite,
 )
 from mmbench.errors import ConfigError, near_words
-from mmbench.strict_yaml import StrictLoader
+from mmbench.strict_yaml import MOST_CHARACTERS, read_yaml
 
 
 def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
@@ -30,11 +29,12 @@ def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
     Raises ConfigError naming the file, the key and the value.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+        with path.open(encoding="utf-8") as file:
+            content = read_yaml(file.read(MOST_CHARACTERS + 1))
     except OSError as error:
         raise ConfigError(f"cannot read suite {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"suite {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ConfigError(f"suite {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"suite {path} must be a mapping of keys, not {type(content).__name__}")
     return suite_of(content, overrides, path)
@@ -94,14 +94,16 @@ def _override(content: dict[str, Any], text: str) -> None:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set takes key=value, got '{text}'")
+    try:
+        given = read_yaml(value)
+    except ValueError as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
     *parents, last = key.split(".")
     target: Any = content
     try:
         for parent in parents:
             target = target[int(parent)] if isinstance(target, list) else target.setdefault(parent, {})
-        target[int(last) if isinstance(target, list) else last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not valid YAML") from None
+        target[int(last) if isinstance(target, list) else last] = given
     except (AttributeError, TypeError, ValueError, IndexError):
         raise ConfigError(
             f"--set {text}: the suite has no such place; lists take numbers, datasets.0.root=..."
@@ -112,7 +114,10 @@ def _resolve(suite: Suite, folder: Path) -> Suite:
     """Make every relative path absolute, counted from the suite file."""
 
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else (folder / path.expanduser()).resolve()
+        try:
+            return None if path is None else (folder / path.expanduser()).resolve()
+        except (OSError, RuntimeError) as error:  # a user that does not exist, a loop of links, too long a name
+            raise ConfigError(f"suite: '{path!s:.200}' cannot be a path: {error!s:.200}") from None
 
     datasets = tuple(
         d.model_copy(update={key: absolute(getattr(d, key)) for key in ("root", "manifest", "label_csv")})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,8 @@ from mmbench.suite_file import explain
 
 PROTOCOL = 1
 """Raised whenever the same spec would give other numbers; enters every trial id."""
+MOST_TRIALS = 100_000
+"""Of one suite and regime: a grid that is written in few lines may be larger than what can be listed."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ def rows(suite: Suite) -> tuple[Row, ...]:
     Rows that do not train have no regime, and one seed, because nothing in them is random. A row with an online
     adapter comes after the row that trains what it adapts, which is added if the suite does not list it.
     """
+    asked = math.prod(map(len, (suite.datasets, suite.backbones, suite.methods, suite.seeds)))
+    if asked > MOST_TRIALS:
+        raise ConfigError(f"suite {suite.name} asks for {asked} trials a regime, at most {MOST_TRIALS}; split it")
     found = []
     for dataset in suite.datasets:
         registry.datasets().card(dataset.name)
