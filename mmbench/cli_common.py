@@ -66,6 +66,13 @@ def say_error(error: Exception) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def fetched(folder: Path) -> Path:
+    """A results folder; of a URL the local mirror, brought up to date."""
+    from mmbench.remote import mirror_of
+
+    return mirror_of(folder)
+
+
 def use_plugins(paths: list[Path] | None) -> None:
     from mmbench import registry
 

@@ -16,6 +16,7 @@ from mmbench.cli_common import (
     OutOption,
     PluginOption,
     QuietOption,
+    fetched,
     guarded,
     use_plugins,
 )
@@ -47,7 +48,7 @@ def leaderboard(
     from mmbench.report.view import View, split_names
 
     view = View(tuple(table or ()), split_names(columns), sort, where)
-    publish(folder, out, None if quiet else fmt, view)
+    publish(fetched(folder), out, None if quiet else fmt, view)
 
 
 @results_app.command()
@@ -62,7 +63,7 @@ def site(
     use_plugins(plugin)
     from mmbench.site_verb import write
 
-    write(folder, out, samples)
+    write(fetched(folder), out, samples)
 
 
 @results_app.command()
@@ -77,7 +78,7 @@ def view(
     use_plugins(plugin)
     from mmbench.site_serve import view as look
 
-    look(folder, port, samples)
+    look(fetched(folder), port, samples)
 
 
 @submit_app.command("check")
@@ -92,7 +93,7 @@ def submit_check(
     use_plugins(plugin)
     from mmbench.submission import submit_check_command
 
-    if not submit_check_command(folder, against, json):
+    if not submit_check_command(fetched(folder), against, json):
         raise typer.Exit(FAILED)
 
 
@@ -106,7 +107,7 @@ def merge(
     """Join the results of several machines into one folder, which `run` resumes and `leaderboard` reads."""
     from mmbench.merge import merge_command
 
-    if not merge_command(folders, out, quiet):
+    if not merge_command([fetched(folder) for folder in folders], out, quiet):
         raise typer.Exit(FAILED)
 
 
@@ -122,7 +123,7 @@ def compare(
     """Is one row better than another: where, by how much, and how sure."""
     from mmbench.comparing import compare_command
 
-    compare_command((first, second), folder, track, json)
+    compare_command((first, second), fetched(folder), track, json)
 
 
 @results_app.command()
@@ -140,7 +141,7 @@ def status(
     use_plugins(plugin)
     from mmbench.status_verb import status_command
 
-    raise typer.Exit(status_command(folder, watch, json))
+    raise typer.Exit(status_command(fetched(folder), watch, json))
 
 
 @results_app.command()
@@ -178,5 +179,5 @@ def track(
     """Show finished trials in an experiment tracker: curves, scores and costs. Again: those that are new."""
     from mmbench.trackers import track_command
 
-    if not track_command(folder, to, out):
+    if not track_command(fetched(folder), to, out):
         raise typer.Exit(FAILED)

@@ -15,7 +15,7 @@ from rich.console import Console
 from mmbench import registry
 from mmbench.bench import pick_device
 from mmbench.environment import environment
-from mmbench.prepare import cache_folder
+from mmbench.files import cache_folder
 
 LOW_DISK_BYTES = 2 * 2**30
 

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+import platformdirs
+
 from mmbench.errors import MMBenchError
 
 
@@ -60,3 +62,8 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"cannot make the folder {path}: {error.strerror}; choose another") from None
+
+
+def cache_folder() -> Path:
+    """Where stores and backbones are kept: $MMBENCH_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("MMBENCH_CACHE") or platformdirs.user_cache_dir("mmbench"))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import platformdirs
 
 from mmbench import registry
 from mmbench.backbone.checkpoint import BackboneMeta, load_meta
@@ -18,6 +15,7 @@ from mmbench.data.splits import Splits, split
 from mmbench.data.store import Store, build_store, open_store
 from mmbench.errors import ConfigError
 from mmbench.feed import TrialData
+from mmbench.files import cache_folder
 from mmbench.frozen import FrozenSets, subject_of
 from mmbench.records import DataFacts
 from mmbench.trials import PROTOCOL
@@ -31,11 +29,6 @@ class Place:
 
     folder: Path
     meta: BackboneMeta
-
-
-def cache_folder() -> Path:
-    """Where stores and backbones are kept: $MMBENCH_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("MMBENCH_CACHE") or platformdirs.user_cache_dir("mmbench"))
 
 
 def model_config(spec: BackboneSpec, n_classes: int) -> BackboneConfig:

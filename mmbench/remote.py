@@ -22,7 +22,7 @@ from typing import Any
 
 from mmbench.claims import HEARTBEAT_SECONDS, STALE_SECONDS, WATCH_SECONDS
 from mmbench.errors import ConfigError
-from mmbench.files import RecordError, make_folder, write_atomic
+from mmbench.files import RecordError, cache_folder, make_folder, write_atomic
 from mmbench.records import MARKER, RECORD, is_done
 
 CLAIM = "claim.json"
@@ -234,6 +234,16 @@ def mirror_folder(url: str, cache: Path) -> Path:
     """Where the trials of a URL run and its records are read."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", url.partition("://")[2]).strip(".-")[-60:]
     return cache / "results" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def mirror_of(folder: Path) -> Path:
+    """The folder itself, or for the URL it stands for its mirror with all that is finished there."""
+    url = url_of(folder)
+    if url is None:
+        return folder
+    mirror = mirror_folder(url, cache_folder())
+    pull_all(open_remote(url), mirror)
+    return mirror
 
 
 def pull_all(remote: Remote, folder: Path) -> None:

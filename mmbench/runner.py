@@ -63,7 +63,7 @@ def run_command(request: RunRequest, quiet: bool, as_json: bool) -> Any:
     rows(suite)  # unknown names end here, before anything heavy is imported or built
     from mmbench.bench import pick_device
     from mmbench.executors.choose import Choice
-    from mmbench.prepare import cache_folder
+    from mmbench.files import cache_folder
     from mmbench.remote import mirror_folder, url_of
     from mmbench.sweep import SweepOptions, run_suite
 

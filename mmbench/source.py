@@ -18,9 +18,10 @@ from mmbench.claims import claimed
 from mmbench.config import BackboneSpec, Budget, DataConfig, OptimConfig
 from mmbench.errors import CheckpointError
 from mmbench.feed import TrialData, seed_from
+from mmbench.files import cache_folder
 from mmbench.meter import Clock
 from mmbench.method import Method, Recipe
-from mmbench.prepare import Place, cache_folder, model_config
+from mmbench.prepare import Place, model_config
 from mmbench.train import SINGLE, Job, fit
 
 RECIPE = 1

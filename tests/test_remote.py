@@ -16,7 +16,7 @@ from mmbench.executors.base import Finished
 from mmbench.executors.shared import SharedExecutor
 from mmbench.files import RecordError
 from mmbench.records import MARKER, RECORD, is_done
-from mmbench.remote import Remote, mirror_folder, open_remote, pull_all, url_of
+from mmbench.remote import Remote, mirror_folder, mirror_of, open_remote, pull_all, url_of
 
 
 @pytest.fixture
@@ -182,3 +182,16 @@ def test_a_record_written_by_the_sweep_itself_goes_up_at_the_end(url: str, tmp_p
     finished(tmp_path / "trials" / "t-9")
     shared.stop()
     assert open_remote(url).trials() == {"t-9"}
+
+
+def test_what_reads_results_reads_the_mirror_of_a_url(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
+    one = open_remote(url)
+    one.push(finished(tmp_path / "t-1"))
+    one.put("suite.yaml", b"name: x\n")
+    mirror = mirror_of(Path(url))
+    assert is_done(mirror / "trials" / "t-1")
+    assert (mirror / "suite.yaml").read_bytes() == b"name: x\n"
+    assert mirror_of(tmp_path) == tmp_path

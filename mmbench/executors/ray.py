@@ -85,7 +85,7 @@ def _connected(address: str) -> Any:
     except ImportError:
         raise ConfigError('executor ray needs Ray: pip install "mmbench[ray]"') from None
     _knock(address)
-    own = {"include_dashboard": False} if address == "local" else {}
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
