@@ -88,8 +88,8 @@ class Content:
 
 def arrange(board: Board, plots: tuple[Plot, ...] = ()) -> Content:
     """Read the tables off a board once, and give every page its name."""
-    paths = file_names((slug(*group) for group in board.groups), "tables")
-    places = tuple(_place(board, group, paths[slug(*group)]) for group in board.groups)
+    paths = file_names(board.groups, "tables")
+    places = tuple(_place(board, group, paths[group]) for group in board.groups)
     subjects = _subjects(places)
     methods: dict[str, list[TrialRecord]] = {}
     for record in sorted(board.records, key=lambda r: (r.trial.title, r.trial.dataset, r.trial.regime, r.trial.seed)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from mmbench.report.aggregate import slug
 
@@ -61,12 +62,15 @@ class Extras:
     """Label of a corruption -> its sample."""
 
 
-def file_names(labels: Iterable[str], folder: str) -> dict[str, str]:
+Label = TypeVar("Label", str, tuple[str, str])
+
+
+def file_names(labels: Iterable[Label], folder: str) -> dict[Label, str]:
     """Label -> path of its page below the site: safe for every label, and no two labels share one."""
-    names: dict[str, str] = {}
+    names: dict[Label, str] = {}
     taken: set[str] = set()
     for label in dict.fromkeys(labels):
-        stem = slug(label)
+        stem = slug(label) if isinstance(label, str) else slug(*label)
         name, number = stem, 2
         while name in taken:  # a checksum can be forged
             name, number = f"{stem}-{number}", number + 1
