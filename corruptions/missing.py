@@ -92,4 +92,6 @@ def vision_white(x: Tensor, draws: Draws, severity: int) -> Tensor:
 
 def _uniform_colour(x: Tensor, grey: float) -> Tensor:
     channels = [(grey - mean) / std for mean, std in zip(IMAGE_MEAN, IMAGE_STD, strict=True)]
-    return torch.tensor(channels, dtype=x.dtype).view(1, 3, 1, 1).expand(x.shape).clone()  # (B, 3, H, W)
+    return (
+        torch.tensor(channels, dtype=x.dtype, device=x.device).view(1, 3, 1, 1).expand(x.shape).clone()
+    )  # (B, 3, H, W)

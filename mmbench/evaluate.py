@@ -92,12 +92,12 @@ def _predict_case(states: _Switcher, feed: EvalFeed, tracks: Sequence[Track], be
     digest = SetDigest()
     logits: dict[Track, list[Tensor]] = {track: [] for track in tracks}
     labels: list[Tensor] = []
-    for batch in feed.batches(digest):
+    for staged in feed.staged(digest):
+        batch = staged.to(bench.device)
         assert batch.label is not None  # stored sets are labelled
-        labels.append(batch.label)
-        moved = batch.to(bench.device)
+        labels.append(batch.label.cpu())
         for track in tracks:
-            logits[track].append(_predict(states, blank(moved, track), feed.case, track, bench))
+            logits[track].append(_predict(states, blank(batch, track), feed.case, track, bench))
     truth = torch.cat(labels).numpy()
     severity = feed.case.severity() or 0
     return [

@@ -17,7 +17,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.splits import Splits
 from mmbench.data.store import Store
 from mmbench.frozen import FrozenSets
-from mmbench.pipeline import MissingPlan, SetDigest, apply_case, missing_plan
+from mmbench.pipeline import MissingPlan, SetDigest, Staged, missing_plan, stage_case
 from mmbench.rng import TRAINING, StreamKey, integers, permutation, stream
 
 
@@ -39,6 +39,18 @@ class TrialData:
     def unmet(self, case: Case) -> str | None:
         """Why a case means nothing on this data; None where it applies."""
         return unmet(case, self.still_pictures, self.pictures)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A training batch of one or several cases, whose features are made by `to` on the device of the model."""
+
+    parts: tuple[Staged, ...]
+    places: tuple[int, ...]
+    """Where in the batch the samples of the parts belong."""
+
+    def to(self, device: str | torch.device) -> Batch:
+        return join([part.to(device) for part in self.parts]).select(np.argsort(self.places).tolist())
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,10 @@ class TrainFeed:
 
     def load(self, epoch: int, ids: Sequence[str]) -> Batch:
         """The samples under their cases, in the given order, with nothing blanked."""
+        return self.stage(epoch, ids).to("cpu")
+
+    def stage(self, epoch: int, ids: Sequence[str]) -> Pending:
+        """The same before its features are made, for a device."""
         view = self.view_of(epoch)
         key = self._key(view)
         chosen = [self._case_of(id, view) for id in ids]
@@ -74,9 +90,9 @@ class TrainFeed:
             mine = [i for i, c in enumerate(chosen) if c is case]
             if mine:
                 raw = self.data.store.batch([ids[i] for i in mine])
-                parts.append(apply_case(raw, case, key, self._plan(case, view)))
+                parts.append(stage_case(raw, case, key, self._plan(case, view)))
                 places += mine
-        return join(parts).select(np.argsort(places).tolist())
+        return Pending(tuple(parts), tuple(places))
 
     def view_of(self, epoch: int) -> int:
         """The view of every sample that an epoch shows."""
@@ -117,6 +133,11 @@ class EvalFeed:
 
     def batches(self, digest: SetDigest | None = None) -> Iterator[Batch]:
         """Batches with full knowledge; `blank` takes away what a track forbids."""
+        for staged in self.staged(digest):
+            yield staged.to("cpu")
+
+    def staged(self, digest: SetDigest | None = None) -> Iterator[Batch | Staged]:
+        """The same before their features are made, for a device; a frozen set has made them."""
         ids, key = self.ids(), StreamKey(self.data.name, self.split, 0)
         if self.data.frozen is not None and self.split == "test":
             yield from self.data.frozen.open(self.case).batches(ids, self.batch_size, digest)
@@ -124,7 +145,7 @@ class EvalFeed:
         plan = missing_plan(self.case, ids, key) if self.case.missing else None
         for start in range(0, len(ids), self.batch_size):
             raw = self.data.store.batch(ids[start : start + self.batch_size])
-            yield apply_case(raw, self.case, key, plan, digest)
+            yield stage_case(raw, self.case, key, plan, digest)
 
 
 def blank(batch: Batch, track: Track) -> Batch:

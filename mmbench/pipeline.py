@@ -132,36 +132,65 @@ class Corrupted:
     wave: Tensor  # (B, S) float32, whole multiples of 1 / PCM_STEPS
 
 
-def apply_case(
-    raw: RawBatch, case: Case, key: StreamKey, plan: MissingPlan | None = None, digest: SetDigest | None = None
-) -> Batch:
-    """The batch a method sees under a case; `raw` is left as it is.
-
-    A case with missing samples needs the plan of its whole split. The digest, if given, takes in the batch.
-    """
-    return corrupt(raw, case, key, plan, digest).batch
-
-
 def corrupt(
     raw: RawBatch, case: Case, key: StreamKey, plan: MissingPlan | None = None, digest: SetDigest | None = None
 ) -> Corrupted:
-    """As `apply_case`, with the sound for those who want to hear it."""
+    """The batch a method sees under a case, and the sound for those who want to hear it; `raw` is left as it is.
+
+    A case with missing samples needs the plan of its whole split. The digest, if given, takes in the batch.
+    """
+    staged = stage_case(raw, case, key, plan, digest)
+    return Corrupted(staged.to("cpu"), staged.wave)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A batch under a case as far as the bytes that a digest compares, which are made on the CPU wherever it goes.
+
+    What follows, from the log-mel on, is made by `to` on the device of the model.
+    """
+
+    active: _Active
+    case: Case
+    wave: Tensor  # (B, S) float32, whole multiples of 1 / PCM_STEPS
+    image: Tensor  # (B, 3, H, W) uint8
+    available: Tensor  # (B, 2) bool
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The batch a method sees, made on a device; its floats differ between devices in their last bits."""
+        audio = _fill(self._audio(device), self.available[:, 0], self.case, "audio", self.active)
+        vision = normalise_image(self.image.to(device))  # bytes travel, floats are made there
+        vision = self.active.on_vision((Stage.NORMALISED,), vision, self.active.rows)  # (B, 3, H, W)
+        vision = _fill(vision, self.available[:, 1], self.case, "vision", self.active)
+        raw, case = self.active.raw, self.case
+        touched = torch.tensor([case.audio is not None, case.vision is not None])
+        label, available, affected = (x.to(device) for x in (raw.label, self.available, ~self.available | touched))
+        return Batch(audio, vision, label, raw.ids, (case.name,) * len(raw.ids), available, affected)
+
+    def _audio(self, device: str | torch.device) -> Tensor:
+        """Normalised log-mel (B, T, 128); the stored one unless the sound changed."""
+        raw, frames = self.active.raw, self.active.raw.frames
+        if self.wave is raw.wave:
+            mel = raw.fbank.to(device)
+        else:
+            mel, frames = fbank(self.wave.to(device), raw.wave_lengths, raw.fbank.shape[1])
+        mel = self.active.on_audio((Stage.FBANK,), mel, frames)
+        return self.active.on_audio((Stage.NORMALISED,), normalise_audio(mel), frames)
+
+
+def stage_case(
+    raw: RawBatch, case: Case, key: StreamKey, plan: MissingPlan | None = None, digest: SetDigest | None = None
+) -> Staged:
+    """As `corrupt`, without what follows the bytes of the digest."""
     if plan is None and case.missing is not None:
         raise ValueError(f"case '{case.name}' has missing samples; pass missing_plan(case, all ids of the split, key)")
     active = _Active(raw, key, *(load_corruption(text) if text else None for text in (case.audio, case.vision)))
-    wave, mel, frames = _audio_until_fbank(active)
+    wave = _heard(active)
     image = active.on_vision((Stage.IMAGE,), _shown(active), active.rows)  # (B, 3, H, W) uint8
-    audio = active.on_audio((Stage.NORMALISED,), normalise_audio(mel), frames)  # (B, T, 128)
-    vision = active.on_vision((Stage.NORMALISED,), normalise_image(image), active.rows)  # (B, 3, H, W)
     available = (plan or COMPLETE).available(raw.ids)
-    audio = _fill(audio, available[:, 0], case, "audio", active)
-    vision = _fill(vision, available[:, 1], case, "vision", active)
     if digest is not None:
         _digest_batch(digest, active, wave, image, _absences(case, available))
-    touched = torch.tensor([case.audio is not None, case.vision is not None])
-    affected = ~available | touched  # (B, 2)
-    batch = Batch(audio, vision, raw.label, raw.ids, (case.name,) * len(raw.ids), available, affected)
-    return Corrupted(batch, wave)
+    return Staged(active, case, wave, image, available)
 
 
 def _shown(active: _Active) -> Tensor:
@@ -179,16 +208,14 @@ def _shown(active: _Active) -> Tensor:
     return film.at(active.on_vision((Stage.SAMPLE,), number, lengths))
 
 
-def _audio_until_fbank(active: _Active) -> tuple[Tensor, Tensor, Tensor]:
-    """Waveform (B, S), raw log-mel (B, T, 128) and valid frames (B,); the stored log-mel unless the sound changed."""
+def _heard(active: _Active) -> Tensor:
+    """Waveform (B, S), the stored one itself unless the sound changes."""
     raw = active.raw
-    wave, mel, frames = raw.wave, raw.fbank, raw.frames
-    if active.audio is not None and active.audio.stage in RAW_AUDIO:
-        wave = active.on_audio(RAW_AUDIO, raw.wave, raw.wave_lengths)
-        inside = torch.arange(wave.shape[1]) < raw.wave_lengths[:, None]  # (B, S): noise must not lengthen a clip
-        wave = (pcm16(wave).to(torch.float32) / PCM_STEPS) * inside
-        mel, frames = fbank(wave, raw.wave_lengths, raw.fbank.shape[1])
-    return wave, active.on_audio((Stage.FBANK,), mel, frames), frames
+    if active.audio is None or active.audio.stage not in RAW_AUDIO:
+        return raw.wave
+    wave = active.on_audio(RAW_AUDIO, raw.wave, raw.wave_lengths)
+    inside = torch.arange(wave.shape[1]) < raw.wave_lengths[:, None]  # (B, S): noise must not lengthen a clip
+    return (pcm16(wave).to(torch.float32) / PCM_STEPS) * inside
 
 
 def pcm16(wave: Tensor) -> Tensor:
@@ -203,7 +230,8 @@ def _fill(x: Tensor, present: Tensor, case: Case, modality: Modality, active: _A
     filler = load_corruption(case.missing.fill(modality))
     lengths = active.raw.frames if modality == "audio" else active.rows
     draws = filler.draws(active.key, active.raw.ids, lengths).select(rows.tolist())
-    return x.index_copy(0, rows, filler.apply(x[rows], draws))
+    places = rows.to(x.device)
+    return x.index_copy(0, places, filler.apply(x[places], draws))
 
 
 def _absences(case: Case, available: Tensor) -> list[bytes]:

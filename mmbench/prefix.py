@@ -78,7 +78,7 @@ class PrefixFeed:
         """As of the feed it stands for."""
         return self.feed.order(samples, batch_size)
 
-    def load(self, epoch: int, ids: Sequence[str]) -> Batch:
+    def stage(self, epoch: int, ids: Sequence[str]) -> Batch:
         """The samples of an epoch's view, in order; the first call for a view encodes all of it."""
         view = self.feed.view_of(epoch)
         if view not in self._views:
@@ -94,13 +94,13 @@ class PrefixFeed:
         for start in range(0, len(ids), size):
             self.bench.check_deadline()
             with self.bench.clock.phase("data"):
-                batch = self.feed.load(epoch, ids[start : start + size])
-            encoded = self._encode(batch.to(self.bench.device))
+                batch = self.feed.stage(epoch, ids[start : start + size]).to(self.bench.device)
+            encoded = self._encode(batch)
             if files is None:
                 files = tuple(self._file(f"{self.feed.view_of(epoch)}-{i}", len(ids), t) for i, t in enumerate(encoded))
             for file, tokens in zip(files, encoded, strict=True):
                 file[start : start + len(batch)] = tokens.float().cpu().numpy()
-            rest.append(replace(batch, audio=batch.audio[:, :0, 0], image=batch.image[:, 0, 0, :0]))
+            rest.append(replace(batch, audio=batch.audio[:, :0, 0], image=batch.image[:, 0, 0, :0]).to("cpu"))
         assert files is not None  # a training split is never empty
         return View(join(rest), {id: row for row, id in enumerate(ids)}, (files[0], files[1]))
 

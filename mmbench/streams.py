@@ -29,7 +29,7 @@ from mmbench.feed import EvalFeed, TrialData, blank, join
 from mmbench.meter import synchronize
 from mmbench.method import Method
 from mmbench.online import Online
-from mmbench.pipeline import SetDigest
+from mmbench.pipeline import SetDigest, Staged
 from mmbench.records import Score
 from mmbench.rng import StreamKey, permutation, stream
 from mmbench.train import SINGLE, Fitted, Ledger, out_of_memory
@@ -132,12 +132,13 @@ def sample_bytes(config: BackboneConfig) -> int:
 
 @dataclass(frozen=True)
 class _KeptFeed(EvalFeed):
-    """Keeps the batches it gave out."""
+    """Keeps the batches it gave out, on the CPU."""
 
     kept: list[Batch] = field(default_factory=list)
 
-    def batches(self, digest: SetDigest | None = None) -> Iterator[Batch]:
-        for batch in super().batches(digest):
+    def staged(self, digest: SetDigest | None = None) -> Iterator[Batch | Staged]:
+        for staged in super().staged(digest):
+            batch = staged.to("cpu")
             self.kept.append(batch)
             yield batch
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import operator
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from mmbench.cases import Case
 from mmbench.config import Blind, OptimConfig
 from mmbench.data.batch import Batch
 from mmbench.errors import ConfigError, DivergedError, DoesNotFitError, RefusedError
-from mmbench.feed import TrainFeed, TrialData, seed_from
+from mmbench.feed import Pending, TrainFeed, TrialData, seed_from
 from mmbench.meter import StepTimes, optimizer_bytes
 from mmbench.method import Method, Phase, State
 from mmbench.prefix import PrefixFeed, batches_of
@@ -153,11 +153,12 @@ def _run_phase(
     _train_mode(method, False)
 
 
-def _loaded(feed: TrainFeed | PrefixFeed, samples: int, bench: Bench) -> Iterator[tuple[int, Batch]]:
+def _loaded(feed: TrainFeed | PrefixFeed, samples: int, bench: Bench) -> Iterator[tuple[int, Batch | Pending]]:
     """(epoch, batch) of each step. A GPU computes while the next ones are loaded; on a CPU that would slow the step."""
     places = list(feed.order(samples, bench.budget.batch_size))
     depth = LOAD_AHEAD if bench.device.type == "cuda" and isinstance(feed, TrainFeed) else 0
-    batches = ahead((partial(feed.load, epoch, ids) for epoch, ids in places), depth)
+    stage: Callable[[int, Sequence[str]], Batch | Pending] = feed.stage
+    batches = ahead((partial(stage, epoch, ids) for epoch, ids in places), depth)
     with contextlib.closing(batches):
         for epoch, _ in places:
             with bench.clock.phase("data"):

@@ -13,7 +13,7 @@ from mmbench.cases import Case, Missing, named_cases, parse_case
 from mmbench.data.batch import Batch, RawBatch
 from mmbench.data.features import fbank, normalise_audio, normalise_image
 from mmbench.errors import ConfigError
-from mmbench.pipeline import SetDigest, apply_case, missing_plan
+from mmbench.pipeline import SetDigest, corrupt, missing_plan
 from mmbench.rng import StreamKey
 
 KEY = StreamKey("synthetic-av", "test", 0)
@@ -63,13 +63,13 @@ def make_raw(count: int = 6) -> RawBatch:
 
 
 def run(raw: RawBatch, case: Case, digest: SetDigest | None = None) -> Batch:
-    return apply_case(raw, case, KEY, missing_plan(case, raw.ids, KEY), digest)
+    return corrupt(raw, case, KEY, missing_plan(case, raw.ids, KEY), digest).batch
 
 
 def digest_of(raw: RawBatch, case: Case, parts: list[list[int]], key: StreamKey = KEY) -> str:
     digest, plan = SetDigest(), missing_plan(case, raw.ids, key)
     for rows in parts:
-        apply_case(raw.select(rows), case, key, plan, digest)
+        corrupt(raw.select(rows), case, key, plan, digest)
     return digest.hexdigest()
 
 
@@ -96,7 +96,7 @@ def test_a_sample_alone_equals_its_place_in_a_batch(name: str) -> None:
     raw, case = make_raw(), parse_case(name)
     plan, whole = missing_plan(case, raw.ids, KEY), run(raw, case)
     for row in range(6):
-        alone = apply_case(raw.select([row]), case, KEY, plan)
+        alone = corrupt(raw.select([row]), case, KEY, plan).batch
         assert torch.equal(alone.audio[0], whole.audio[row]) and torch.equal(alone.image[0], whole.image[row])
         assert alone.available is not None and whole.available is not None
         assert torch.equal(alone.available[0], whole.available[row])
@@ -138,7 +138,7 @@ def test_missing_wins_over_noise() -> None:
 
 def test_missing_needs_the_plan_of_the_split() -> None:
     with pytest.raises(ValueError, match=r"missing-audio.*pass missing_plan"):
-        apply_case(make_raw(), parse_case("missing-audio"), KEY)
+        corrupt(make_raw(), parse_case("missing-audio"), KEY)
 
 
 def test_severity_of_a_scaled_corruption() -> None:

@@ -91,7 +91,7 @@ def test_predictions_are_equal_and_nothing_is_corrupted(
         return [(e.case, e.digest, e.logits.flatten().tolist()) for e in found if isinstance(e, Predictions)]
 
     made = predictions(data)
-    monkeypatch.setattr("mmbench.feed.apply_case", None)
+    monkeypatch.setattr("mmbench.feed.stage_case", None)
     assert predictions(frozen(data, written)) == made
 
 

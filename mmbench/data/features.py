@@ -57,14 +57,13 @@ def fbank(wave: Tensor, lengths: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     Each clip's mean is taken over its valid samples, all of them, also those beyond the last frame.
     Frames past the end of a clip are 0, the value that the official checkpoints were trained with.
     """
-    lengths = lengths.to(wave.device)
     valid = torch.where(lengths >= WINDOW, 1 + (lengths - WINDOW) // SHIFT, 0).clamp(max=frames)  # (B,)
     mel = wave.new_zeros(wave.shape[0], frames, MEL_BINS)  # (B, T, 128)
     rows = len(mel) if wave.is_cuda else max(1, FRAMES_AT_ONCE // frames)
     for start in range(0, len(mel), max(1, rows)):
         part = slice(start, start + rows)
         longest = int(valid[part].max())
-        inside = torch.arange(longest, device=wave.device) < valid[part, None]  # (b, t)
+        inside = (torch.arange(longest, device=lengths.device) < valid[part, None]).to(wave.device)  # (b, t)
         mel[part, :longest] = _log_mel(wave[part], lengths[part], longest).masked_fill_(~inside[:, :, None], 0.0)
     return mel, valid
 
@@ -73,6 +72,7 @@ def _log_mel(wave: Tensor, lengths: Tensor, frames: int) -> Tensor:
     """(B, S) -> (B, frames, 128); what lies beyond a clip's end is not yet blanked."""
     if frames == 0:
         return wave.new_zeros(wave.shape[0], 0, MEL_BINS)
+    lengths = lengths.to(wave.device)
     inside = torch.arange(wave.shape[1], device=wave.device) < lengths[:, None]  # (B, S)
     wave = wave.masked_fill(~inside, 0.0)
     # Summed in float64, so that the padding, which depends on the batch, cannot change the mean's last digits.
