@@ -181,7 +181,7 @@ def _print(outcome: Outcome) -> None:
     notes = len(outcome.findings) - outcome.serious
     console.print(f"{outcome.trials} trials, {outcome.scores} scores computed again")
     ready = "not ready" if outcome.serious else "ready to submit"
-    console.print(f"{outcome.serious} serious findings, {notes} notes: {ready}")
+    console.print(f"serious findings: {outcome.serious}, notes: {notes}; {ready}")
 
 
 def _named(places: Iterable[str]) -> str:

@@ -398,7 +398,7 @@ def test_a_score_that_is_no_number_is_caught(results: Path) -> None:
     content = json.loads((place / RECORD).read_text())
     content["scores"][0]["value"] = float("nan")
     (place / RECORD).write_text(json.dumps(content))
-    assert "cannot be nan" in serious(check_submission(results), "scores")[0].message
+    assert "no finite number" in serious(check_submission(results), "schema")[0].message
 
 
 def test_no_suite_is_a_finding(results: Path) -> None:
@@ -433,7 +433,7 @@ def test_the_verb_tells_and_its_exit_code_says_it(results: Path) -> None:
     good = run(str(results))
     assert (good.exit_code, good.stdout) == (
         0,
-        "3 trials, 36 scores computed again\n0 serious findings, 0 notes: ready to submit\n",
+        "3 trials, 36 scores computed again\nserious findings: 0, notes: 0; ready to submit\n",
     )
     edit(trial_folder(results), environment(dirty=True, plugins={"[red]x[/red]\x1b[2J.py": "0"}))
     bad = run(str(results))
