@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from mmbench.errors import ConfigError, UnknownNameError
 Regime = Literal["clean", "mixed", "casewise", "missing-rate"]
 Blind = Literal["auto", "concat", "average", "router"]
 Stream = Annotated[str, Field(pattern=r"^(reset|continual|mixed)/[1-9][0-9]{0,3}$")]
+MOST_TRIALS = 100_000
+"""Of a suite and regime: few lines may write out a grid that is larger than what can be listed."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -237,6 +240,9 @@ class Suite(Config):
             twice = sorted(name for name, count in Counter(names).items() if count > 1)
             if twice:
                 raise ValueError(f"{what} named twice: {', '.join(twice)} (give the second one a label)")
+        asked = math.prod(map(len, (self.datasets, self.backbones, self.methods, self.seeds)))
+        if asked > MOST_TRIALS:
+            raise ValueError(f"asks for {asked} trials a regime, at most {MOST_TRIALS}; split it")
         return self
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbench.cards import Track
 from mmbench.files import RecordError, write_atomic
+from mmbench.strict_json import Plain, read_json
 
 SCHEMA = 2
+TRIAL_ID = r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}$"
 
 Status = Literal["ok", "refused", "does-not-fit", "diverged", "over-budget", "crashed"]
 """How a trial ended. All but `crashed` are results; a crash can be run again with `--retry crashed`."""
@@ -36,7 +37,8 @@ class Failure(Part):
 class TrialFacts(Part):
     """What was run; everything that enters the id, and the words tables use for it."""
 
-    id: str
+    id: str = Field(pattern=TRIAL_ID)
+    """Names a folder and files, and so holds no separator."""
     suite: str
     method: str
     """The registered name."""
@@ -52,11 +54,11 @@ class TrialFacts(Part):
     online: str | None = None
     """The online adapter; such records have tables of their own."""
     seed: int
-    options: dict[str, Any]
-    budget: dict[str, Any]
+    options: Plain
+    budget: Plain
     cases: tuple[str, ...]
     train_cases: tuple[str, ...]
-    contents: dict[str, Any] = Field(default_factory=dict)
+    contents: Plain = Field(default_factory=dict)
     """What the names stand for: cases, training cases, tracks and split, written out."""
     deviations: tuple[str, ...] = ()
     """Every difference from the suite's defaults, in words, for the table's footnotes."""
@@ -141,7 +143,7 @@ class OnlineFacts(Part):
     """What adapted at test time, and what that cost beside the scored predictions."""
 
     name: str
-    options: dict[str, Any]
+    options: Plain
     base: str
     """Id of the trial that trained it."""
     updated_parameters: int
@@ -271,7 +273,7 @@ def load_record(path: Path) -> TrialRecord:
     Raises RecordError naming the file if it is missing, damaged or of a newer schema.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
         return TrialRecord.model_validate(_upgrade(content))
     except OSError as error:
         raise RecordError(f"cannot read record {path}: {error.strerror}") from None

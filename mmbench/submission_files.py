@@ -15,7 +15,7 @@ from mmbench.claims import CLAIM
 from mmbench.config import Suite
 from mmbench.errors import ConfigError, MMBenchError
 from mmbench.files import RecordError
-from mmbench.records import MARKER, OLD_RECORD, RECORD, TrialRecord, is_done, load_record
+from mmbench.records import MARKER, OLD_RECORD, RECORD, TRIAL_ID, TrialRecord, is_done, load_record
 from mmbench.suite_file import load_suite
 
 PREDICTIONS = "predictions.parquet"
@@ -34,8 +34,6 @@ OPENING = (
     *(yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken),
 )
 CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
-"""A trial's id as it may name a folder: no separator, no leading dot."""
 
 Severity = Literal["serious", "note"]
 
@@ -96,7 +94,7 @@ def read_submission(folder: Path) -> Submission:
 
 def is_trial_id(name: str) -> bool:
     """Whether a name can be a trial's id and a folder's name at once."""
-    return SAFE_NAME.fullmatch(name) is not None
+    return re.fullmatch(TRIAL_ID, name) is not None
 
 
 def why_not_plain(path: Path, most_bytes: int | None = None) -> str | None:

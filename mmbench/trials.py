@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from mmbench import registry
 from mmbench.backbone.config import preset
@@ -20,12 +19,11 @@ from mmbench.cases import Case, Missing, parse_case, parse_cases
 from mmbench.config import BackboneSpec, Budget, Config, DataConfig, MethodSpec, PartSpec, Regime, Suite
 from mmbench.errors import ConfigError
 from mmbench.method_options import resolve_options
+from mmbench.records import TRIAL_ID
 from mmbench.suite_file import explain
 
 PROTOCOL = 1
 """Raised whenever the same spec would give other numbers; enters every trial id."""
-MOST_TRIALS = 100_000
-"""Of one suite and regime: a grid that is written in few lines may be larger than what can be listed."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Trial(Config):
     budget: Budget
     streams: tuple[str, ...] = ()
     """How the online adapter sees the test data, as `setting/batch`."""
-    base: str | None = None
+    base: str | None = Field(default=None, pattern=TRIAL_ID)
     """Id of the trial whose trained states an online adapter starts from; its folder lies beside this one's."""
     plugins: tuple[Path, ...] = ()
     assets: Path | None = None
@@ -104,9 +102,6 @@ def rows(suite: Suite) -> tuple[Row, ...]:
     Rows that do not train have no regime, and one seed, because nothing in them is random. A row with an online
     adapter comes after the row that trains what it adapts, which is added if the suite does not list it.
     """
-    asked = math.prod(map(len, (suite.datasets, suite.backbones, suite.methods, suite.seeds)))
-    if asked > MOST_TRIALS:
-        raise ConfigError(f"suite {suite.name} asks for {asked} trials a regime, at most {MOST_TRIALS}; split it")
     found = []
     for dataset in suite.datasets:
         registry.datasets().card(dataset.name)

@@ -14,7 +14,19 @@ ROOT = registry.ROOT
 PACKAGES = ("mmbench", "methods", "corruptions")
 # Lowest first. A module may import from its own layer and from those below, never from one above.
 LAYERS = (
-    ("errors", "rng", "cards", "method_options", "metrics", "strict_yaml", "formula", "files", "logs", "assets"),
+    (
+        "errors",
+        "rng",
+        "cards",
+        "method_options",
+        "metrics",
+        "strict_yaml",
+        "strict_json",
+        "formula",
+        "files",
+        "logs",
+        "assets",
+    ),
     ("parallel", "ahead"),
     ("registry",),
     (

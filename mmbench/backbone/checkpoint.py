@@ -15,14 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmbench.backbone.cavmae import CAVMAEFT
+from mmbench.backbone.checkpoint_door import check_archive
 from mmbench.backbone.config import BackboneConfig
 from mmbench.backbone.pretrain import CAVMAE
 from mmbench.errors import CheckpointError, ConfigError
+from mmbench.strict_json import read_json
 
 WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
 HEAD, HEAD_CLASSES, FUSION = "mlp_head.", "mlp_head.1.weight", "blocks_fu."
 # What the published prompt code leaves in its files and never uses in a complete forward pass.
 UNUSED = ("blocks_fu_pl.", "mlp_head_prompt.", "additional_token")
+DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool})
 SHOWN = 30  # keys listed of each kind
 
 
@@ -56,7 +59,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             loaded: object = load_file(path, device="cpu")
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            check_archive(path)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # broken files raise whatever their first bad byte leads to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if reason.startswith("Weights only"):  # torch's words recommend to load the file whatever it holds
@@ -71,14 +75,26 @@ def _checked_state(loaded: object, path: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"checkpoint '{path}': entry {key!r} is {_kind(value)}, not a named tensor")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"checkpoint '{path}': tensor '{key}' holds NaN or infinite values")
+            name = f"{key[:200]!r}" if isinstance(key, str) else _kind(key)
+            raise CheckpointError(f"checkpoint '{path}': entry {name} is {_kind(value)}, not a named tensor")
+        value = _whole(value, f"checkpoint '{path}': tensor '{key[:200]}'")
         name = key.removeprefix("module.")
         if name in state:
             raise CheckpointError(f"checkpoint '{path}': '{name}' occurs twice, with and without 'module.'")
         state[name] = value
     return state
+
+
+def _whole(value: Tensor, name: str) -> Tensor:
+    """The tensor, owning its memory; raises CheckpointError for one that cannot be weights."""
+    if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in DTYPES:
+        raise CheckpointError(f"{name} is {value.layout} {value.dtype} on {value.device}; save it as plain numbers")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise CheckpointError(f"{name} has the shape {tuple(value.shape)}, for which the file holds too few numbers")
+    # As the single-precision numbers they are to become: larger ones turn infinite there.
+    if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+        raise CheckpointError(f"{name} holds NaN or infinite values")
+    return value.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _kind(value: object) -> str:
@@ -213,9 +229,9 @@ def load_meta(folder: str | Path) -> BackboneMeta:
     if not path.is_file():
         raise CheckpointError(f"no backbone in '{folder}': {path.name} is missing; build or import one there")
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(path.read_text(encoding="utf-8"))
         config = BackboneConfig.from_dict(values["config"])
         return BackboneMeta(config, {str(k): str(v) for k, v in values["meta"].items()}, str(values["sha256"]))
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         reason = f"{type(error).__name__} {error}"
         raise CheckpointError(f"backbone description '{path}' is broken: {reason}; build it again") from error

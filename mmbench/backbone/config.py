@@ -19,6 +19,10 @@ _MULTIPLES = (  # (field, what must divide it)
     ("image_size", "patch_size"),
 )
 
+# Far above any model of this kind, and small enough that a description cannot ask for more than a machine has.
+LARGEST_SIZE = 16_384
+LARGEST = dict.fromkeys(("depth", "joint_depth", "decoder_depth"), 128) | {"n_classes": 2**20}
+
 
 @dataclass(frozen=True)
 class BackboneConfig:
@@ -46,13 +50,19 @@ class BackboneConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or value < 1):
-                raise ConfigError(f"backbone.{field.name} must be a positive integer, got {value!r}")
+                raise ConfigError(f"backbone.{field.name} must be a positive integer, got {value!r:.80}")
+            most = LARGEST.get(field.name, LARGEST_SIZE)
+            if field.type == "int" and value > most:
+                raise ConfigError(f"backbone.{field.name} must be at most {most}, got {value}")
         if self.fusion not in get_args(Fusion):
             raise UnknownNameError("fusion", str(self.fusion), get_args(Fusion))
         for whole, part in _MULTIPLES:
             if getattr(self, whole) % getattr(self, part):
                 values = f"{getattr(self, whole)} and {getattr(self, part)}"
                 raise ConfigError(f"backbone.{whole} must be a multiple of {part}, got {values}")
+        if self.audio_tokens + self.vision_tokens > LARGEST_SIZE:
+            tokens = self.audio_tokens + self.vision_tokens
+            raise ConfigError(f"backbone.patch_size gives {tokens} tokens, at most {LARGEST_SIZE} can be built")
         for width in ("embed_dim", "decoder_dim"):
             if getattr(self, width) % 4:  # sine and cosine of two axes
                 raise ConfigError(f"backbone.{width} must be a multiple of 4, got {getattr(self, width)}")

@@ -1,0 +1,60 @@
+"""JSON of others, read so that no later step stumbles: finite numbers of ordinary size, text that is text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+MOST_DEPTH = 50
+LARGEST_INTEGER = 2**63
+
+
+def read_json(text: str | bytes) -> Any:
+    """The value that a text holds; raises ValueError for what is none, NaN, infinite or an integer beyond 64 bits."""
+    text = text if isinstance(text, str) else text.decode()
+    try:
+        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        if "\\ud" in text or "\\uD" in text:  # may spell half of a character, which no file takes
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nests too deep") from None
+    return value
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) < 24 else LARGEST_INTEGER
+    if abs(value) >= LARGEST_INTEGER:
+        raise ValueError(f"{text[:40]} is an integer of more than 64 bits")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return value
+
+
+def _checked(value: dict[str, Any]) -> dict[str, Any]:
+    _check(value, 0)
+    return value
+
+
+def _check(part: object, depth: int) -> None:
+    if depth > MOST_DEPTH:
+        raise ValueError(f"nests more than {MOST_DEPTH} levels deep")
+    if isinstance(part, str):
+        part.encode()  # UnicodeEncodeError is a ValueError
+    elif isinstance(part, Mapping):
+        _check((*part, *part.values()), depth + 1)
+    elif isinstance(part, (list, tuple)):
+        for entry in part:
+            _check(entry, depth + 1)
+
+
+Plain = Annotated[dict[str, Any], AfterValidator(_checked)]
+"""Values that no model describes, as far as every reader and writer can take them."""
