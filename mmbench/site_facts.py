@@ -13,7 +13,8 @@ from mmbench.citing import citation
 from mmbench.errors import MMBenchError
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import Board
-from mmbench.report.site.content import Content, Subject
+from mmbench.report.conditions import Group
+from mmbench.report.site.content import Content
 from mmbench.report.site.model import Card, Fact
 
 
@@ -82,7 +83,7 @@ def corruption_names(case: Case) -> tuple[str, ...]:
     return tuple(names)
 
 
-def corruption_cards(subject: Subject, cases: Mapping[str, Case]) -> tuple[Card, ...]:
+def corruption_cards(subject: Group, cases: Mapping[str, Case]) -> tuple[Card, ...]:
     """Cards of everything that the cases of a corruption consist of."""
     names = dict.fromkeys(n for case in subject.cases if case in cases for n in corruption_names(cases[case]))
     return tuple(_corruption_card(name) for name in names)

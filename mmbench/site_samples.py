@@ -16,8 +16,7 @@ from mmbench.corruption import Stage
 from mmbench.data.features import SAMPLE_RATE
 from mmbench.pipeline import RAW_AUDIO, Corrupted, pcm16
 from mmbench.report.aggregate import slug
-from mmbench.report.conditions import Condition
-from mmbench.report.site.content import Subject
+from mmbench.report.conditions import Condition, Group
 from mmbench.report.site.model import Fact, Sample, Sound
 from mmbench.report.site.render import put
 from mmbench.severity_tables import severity_words
@@ -42,7 +41,7 @@ class Level:
     severity: int
 
 
-def write_samples(subjects: Sequence[Subject], cases: Mapping[str, Case], out: Path) -> dict[str, Sample]:
+def write_samples(subjects: Sequence[Group], cases: Mapping[str, Case], out: Path) -> dict[str, Sample]:
     """Write a sheet and sounds of every corruption into `out`/samples; returns them by label.
 
     What no registry knows has none. Raises RecordError where nothing can be written.

@@ -13,8 +13,9 @@ from mmbench.errors import ConfigError
 from mmbench.files import RecordError, make_folder
 from mmbench.report.aggregate import load_board
 from mmbench.report.board import PLOTS
+from mmbench.report.conditions import Group
 from mmbench.report.plots import write_plots
-from mmbench.report.site.content import Subject, arrange
+from mmbench.report.site.content import arrange
 from mmbench.report.site.model import Extras, Sample
 from mmbench.report.site.write import Built, write_site
 from mmbench.site_facts import cases_of, corruption_cards, part_cards
@@ -57,7 +58,7 @@ def build_site(folder: Path, out: Path, samples: bool = True) -> Built:
     return built
 
 
-def _samples(subjects: Sequence[Subject], cases: Mapping[str, Case], out: Path) -> Mapping[str, Sample]:
+def _samples(subjects: Sequence[Group], cases: Mapping[str, Case], out: Path) -> Mapping[str, Sample]:
     from mmbench.site_samples import write_samples  # torch, which no other part of a site needs
 
     return write_samples(subjects, cases, out)

@@ -163,7 +163,7 @@ def test_filters_narrow_and_say_how_far(site: Path, watched: Watched) -> None:
     bar = page.locator(".filter").first
     everything = len(column(page, 0))
     bar.get_by_label("Filter").fill("LORA")
-    assert {name.partition("\u2020")[0] for name in column(page, 0)} == {"lora-qv"}
+    assert column(page, 0) and all(name.startswith("lora-qv") for name in column(page, 0))
     assert bar.get_by_role("status").inner_text() == f"{len(column(page, 0))} of {everything} rows"
     bar.get_by_label("Regime").select_option("mixed")
     assert len(column(page, 0)) == 1

@@ -42,25 +42,13 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A corruption, or undamaged samples, with the cases that stand for it anywhere on the board."""
-
-    label: str
-    family: str
-    conditions: tuple[Condition, ...]
-
-    @property
-    def cases(self) -> tuple[str, ...]:
-        return tuple(condition.case for condition in self.conditions)
-
-
-@dataclass(frozen=True)
 class Content:
     """Everything the pages draw on, and where each page stands."""
 
     board: Board
     places: tuple[Place, ...]
-    subjects: tuple[Subject, ...]
+    subjects: tuple[Group, ...]
+    """Undamaged samples, and every corruption with the cases that stand for it anywhere on the board."""
     methods: Mapping[str, tuple[TrialRecord, ...]]
     """Title of a row -> its trials."""
     method_paths: Mapping[str, str]
@@ -122,7 +110,7 @@ def _place(board: Board, group: tuple[str, str], path: str) -> Place:
     return Place(*group, path, tables, tuple(by_case), tuple(conditions))
 
 
-def _subjects(places: Sequence[Place]) -> tuple[Subject, ...]:
+def _subjects(places: Sequence[Place]) -> tuple[Group, ...]:
     """Undamaged samples first, then corruptions in the order of the cases; the same label is the same page."""
     found: dict[str, tuple[str, dict[str, Condition]]] = {}
     for place in places:
@@ -130,7 +118,7 @@ def _subjects(places: Sequence[Place]) -> tuple[Subject, ...]:
         for group in (*clean, *corruptions_of(place.conditions)):
             _, known = found.setdefault(group.label, (group.family, {}))
             known.update({condition.case: condition for condition in group.conditions})
-    return tuple(Subject(label, family, tuple(known.values())) for label, (family, known) in found.items())
+    return tuple(Group(label, family, tuple(known.values())) for label, (family, known) in found.items())
 
 
 def _rows_by_title(tables: Iterable[Table]) -> dict[str, tuple[Table, ...]]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import yaml
 
 from mmbench.report.board import SUITE, all_problems
+from mmbench.report.conditions import Group
 from mmbench.report.model import STATUS_WORDS, Table, plain
 from mmbench.report.notes import how_made
 from mmbench.report.published import reported_tables
 from mmbench.report.site.compare import comparisons
-from mmbench.report.site.content import Content, Subject, narrowed
+from mmbench.report.site.content import Content, narrowed
 from mmbench.report.site.lists import method_rows, trial_rows
 from mmbench.report.site.model import Extras
 from mmbench.report.site.render import Pages
@@ -110,7 +111,7 @@ def _cases(pages: Pages, content: Content, extras: Extras) -> None:
         )
 
 
-def _tables_of(content: Content, subject: Subject) -> tuple[Table, ...]:
+def _tables_of(content: Content, subject: Group) -> tuple[Table, ...]:
     found = (narrowed(table, subject.cases) for place in content.places for table in place.by_case)
     return tuple(table for table in found if table is not None)
 
