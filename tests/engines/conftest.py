@@ -59,7 +59,7 @@ class Place:
         return [*entry, "--out", str(self.folder / out), "--quiet", *plugin, *words]
 
     def run(self, suite: str, out: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(suite, out, *words), capture_output=True, text=True, timeout=300)
+        return subprocess.run(self.command(suite, out, *words), capture_output=True, text=True, timeout=600)
 
     def start(self, suite: str, out: str, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(self.command(suite, out, *words), stderr=subprocess.PIPE, text=True)
@@ -101,7 +101,7 @@ def place(cluster_place: Place) -> Place:
     return cluster_place
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

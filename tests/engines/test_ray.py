@@ -51,7 +51,7 @@ def test_a_killed_trial_runs_again(place: Place, words: tuple[str, ...]) -> None
     sweep = place.start("slow", "ray-killed", *words)
     wait_for(place.pids)
     kill(place.pids()[0])
-    _, errors = sweep.communicate(timeout=200)
+    _, errors = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, errors
     assert len(place.scores("ray-killed")) == 2
 
@@ -61,7 +61,7 @@ def test_a_killed_ray_worker_counts_no_trial_twice(place: Place, words: tuple[st
     wait_for(place.pids)
     found = subprocess.run(["ps", "-o", "ppid=", "-p", str(place.pids()[0])], capture_output=True, text=True)
     kill(int(found.stdout))
-    _, errors = sweep.communicate(timeout=200)
+    _, errors = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, errors
     assert len(place.scores("ray-worker")) == 2
     assert len(place.pids()) == 2, "the orphaned trial went on and was waited for"
@@ -71,7 +71,7 @@ def test_an_interrupted_sweep_takes_its_trials_along_and_resumes(place: Place, w
     sweep = place.start("slow", "ray-interrupted", *words)
     wait_for(place.pids)
     sweep.send_signal(signal.SIGINT)
-    _, errors = sweep.communicate(timeout=90)
+    _, errors = sweep.communicate(timeout=200)
     assert sweep.returncode == 130, errors
     again = place.run("slow", "ray-interrupted", *words)
     assert again.returncode == 0, again.stderr

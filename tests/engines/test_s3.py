@@ -86,7 +86,7 @@ def test_two_machines_share_the_trials(place: Place, server: str) -> None:
 
 def test_a_killed_machine_loses_its_trial_to_the_next(place: Place, server: str) -> None:
     sweep = subprocess.Popen([*run_at(place, "slow", "three", "machine-e"), "--workers", "1"], stderr=subprocess.PIPE)
-    wait_for(place.pids, 200)
+    wait_for(place.pids)
     kill(sweep.pid)
     kill(place.pids()[0])
     sweep.communicate()

@@ -33,7 +33,7 @@ def test_a_killed_trial_runs_again(place: Place) -> None:
     sweep = place.start("slow", "slurm-killed", *WORDS)
     wait_for(place.pids)
     kill(place.pids()[0])
-    _, errors = sweep.communicate(timeout=200)
+    _, errors = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, errors
     assert len(place.scores("slurm-killed")) == 2
     assert len(place.pids()) == 3
@@ -43,7 +43,7 @@ def test_a_cancelled_task_is_submitted_again(place: Place) -> None:
     sweep = place.start("slow", "slurm-cancelled", *WORDS)
     wait_for(place.pids)
     subprocess.run(["scancel", tasks()[0]], check=True)
-    _, errors = sweep.communicate(timeout=200)
+    _, errors = sweep.communicate(timeout=500)
     assert sweep.returncode == 0, errors
     assert len(place.scores("slurm-cancelled")) == 2
 
@@ -52,7 +52,7 @@ def test_an_interrupted_sweep_takes_its_tasks_along_and_resumes(place: Place) ->
     sweep = place.start("slow", "slurm-interrupted", *WORDS)
     wait_for(place.pids)
     sweep.send_signal(signal.SIGINT)
-    _, errors = sweep.communicate(timeout=60)
+    _, errors = sweep.communicate(timeout=200)
     assert sweep.returncode == 130, errors
     wait_for(lambda: not tasks())
     again = place.run("slow", "slurm-interrupted", *WORDS)
