@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What can only be checked on a GPU: parity of the logits with the CPU, the costs of every method at cavmae-base, and a
+# What can only be checked on a GPU: parity with the CPU, the costs of every method at cavmae-base, and a
 # short training of the four main ones, also under memory caps. Results go to leaderboards/gpu-<model>/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,9 +15,9 @@ usage: scripts/gpu_checks.sh [OUT]
 Runs on a machine with a GPU and a python3 that has torch with CUDA; PYTHON=... names another interpreter.
 OUT is leaderboards/gpu-<model of the GPU> unless given. It will hold
   environment.txt   driver, torch, packages
-  parity.json       largest difference of the logits, CPU against GPU, fp32 without TF32
+  parity.json       CPU against GPU in fp32 without TF32: logits, and digests, features and logits of every corruption
   profile*/         costs of a training step of every method at cavmae-base, batch 128, fp32 and bf16; of the prompts
-                    at batch 38, as in the paper; the largest batch within 24, 40 and 80 GiB
+                    at batch 38, as in the paper; of compiled blocks; the largest batch within 24, 40, 80 GiB
   cap-*/            the short training within 4 and 24 GiB
   suite.yaml, records/, tables/, plots/, README.md   a short training of each method on synthetic-av
 TEXT
@@ -64,6 +64,8 @@ mmbench profile all --backbone cavmae-base --batch "$batch" --precision fp32,bf1
   --out "$out/profile" || failed=1
 mmbench profile prompt-the-missing prompt-input prompt-attention --backbone cavmae-base --batch 38 \
   --precision fp32,bf16 --device cuda --out "$out/profile-paper" || failed=1
+mmbench profile "${methods[@]}" --backbone cavmae-base --batch "$batch" --precision fp32,bf16 --compile --device cuda \
+  --out "$out/profile-compiled" || failed=1
 for cap_gib in 24 40 80; do
   mmbench profile "${methods[@]}" --backbone cavmae-base --batch 8 --precision bf16 --device cuda \
     --memory-cap-gib "$cap_gib" --out "$out/profile-$cap_gib-gib" || failed=1
