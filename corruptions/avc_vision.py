@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +22,7 @@ from corruptions.imagenet_c_weather import FOG, LUMA, SNOW, SNOW_ANGLES_DEG
 from mmbench.assets import asset_files
 from mmbench.errors import DataError
 from mmbench.imaging import centre, correlate, gaussian_blur, gaussian_weights, motion_blur, one_at_a_time, to_bytes
+from mmbench.picture_file import read_picture
 from mmbench.registry import corruption, corruptions
 from mmbench.rng import Draws
 
@@ -289,9 +290,8 @@ def _cut_out(path: Path, height: int, width: int) -> Tensor:
 def _read(path: Path, modified_ns: int) -> NDArray[np.uint8]:
     """(h, w, 4) uint8; raises DataError for a broken file or one without a transparent pixel."""
     try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGBA"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        pixels = read_picture(path, lambda image: np.array(image.convert("RGBA")))
+    except ValueError as error:
         raise DataError(f"cannot read cut-out {path}: {error}; mend or remove it") from None
     if pixels[..., 3].min() == 255:
         raise DataError(

@@ -125,9 +125,10 @@ def _beats(path: Path, beat: float, seconds: float) -> bool:
 def _owner(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) and "pid" in content else {}
+    pid = content.get("pid") if isinstance(content, dict) else None
+    return content if isinstance(pid, int) and 0 < pid < 2**31 else {}
 
 
 def _born(pid: int) -> str | None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mmbench.assets import asset_files
 from mmbench.errors import DataError
 from mmbench.imaging import to_bytes
+from mmbench.picture_file import read_picture
 from mmbench.rng import StreamKey, normals, stream
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -63,10 +63,9 @@ def _from_files(paths: tuple[Path, ...], height: int, width: int) -> tuple[Tenso
 
 def _read(path: Path, height: int, width: int) -> Tensor:
     try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read photograph {path}: {error}") from None
+        pixels = read_picture(path, lambda image: np.array(image.convert("RGB")))
+    except ValueError as error:
+        raise DataError(f"cannot read photograph {path}: {error}; mend or remove it") from None
     if pixels.shape[0] <= height or pixels.shape[1] <= width:
         raise DataError(
             f"photograph {path} has {pixels.shape[1]}x{pixels.shape[0]} pixels; crops of {width}x{height} need a "

@@ -243,7 +243,11 @@ def read_manifest(path: Path) -> Manifest:
         raise FrozenSetError(
             f"{path} is no frozen set ({where}: {error.errors()[0]['msg']}); {_way_out(path)}"
         ) from None
-    if manifest.sealed().checksum != manifest.checksum:
+    try:
+        whole = manifest.sealed().checksum == manifest.checksum
+    except (ValueError, RecursionError):  # numbers that JSON cannot hold, or endless nesting
+        whole = False
+    if not whole:
         raise FrozenSetError(f"{path} has changed since it was written; {_way_out(path)}")
     return manifest
 

@@ -156,7 +156,7 @@ def read_running(folder: Path, trial: Trial | None) -> Running:
 def _host(folder: Path) -> str:
     try:
         return one_line(str(json.loads((folder / CLAIM).read_text())["host"]), 80)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.files import RecordError, make_folder, write_atomic
 from mmbench.records import RECORD, TrialRecord, find_records, is_done, load_record
+from mmbench.strict_json import read_json
 from mmbench.submission_files import is_trial_id
 
 EVENTS = "events.jsonl"
@@ -127,12 +128,12 @@ def points(events: Path) -> Iterator[Point]:
     try:
         lines = events.read_text(encoding="utf-8").splitlines() if events.is_file() else []
         for number, line in enumerate(lines):
-            row = json.loads(line)
+            row = read_json(line)
             kept = {key: float(v) for key, v in row.items() if key in CURVES and isinstance(v, (int, float))}
             if kept:
                 job = str(row.get("job") or row.get("stream") or row["event"])
                 yield Point(job, int(row.get("samples", number)), float(row["time"]), kept)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise RecordError(f"cannot read the event log {events}: {' '.join(str(error).split())[:200]}") from None
 
 

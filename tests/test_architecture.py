@@ -27,7 +27,7 @@ LAYERS = (
         "logs",
         "assets",
     ),
-    ("parallel", "ahead"),
+    ("parallel", "ahead", "picture_file"),
     ("registry",),
     (
         "backbone",

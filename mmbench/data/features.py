@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-import stat
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from mmbench.data.source import BrokenFileError
+from mmbench.picture_file import not_regular, read_picture
 
 FEATURE_VERSION = 1  # raise it whenever the numbers below change, so that old stores are not reused
 SAMPLE_RATE = 16_000  # Hz
@@ -38,6 +37,8 @@ LARGEST_KERNEL_RATIO = 2000  # above it the exact sinc kernel would need gigabyt
 CHUNK_LOG = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 UNKNOWN_SIZE = 2**31 - 4096  # bytes; recorders that write to a pipe leave a size near this or above
 LARGEST_OGG_PAGE = 65_307  # bytes
+MOST_SAMPLES = 2**28  # of all channels, 1 GiB: an hour and a half of one channel at 48 kHz
+LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz
 PEAK_LIMIT = 2.0  # a float file beyond this was not scaled to [-1, 1]
 
 
@@ -146,9 +147,10 @@ def load_audio(path: Path) -> NDArray[np.float32]:
     try:
         with soundfile.SoundFile(path) as file:
             rate, promised, log = int(file.samplerate), int(file.frames), str(file.extra_info)
+            _refuse_absurd(path, rate, promised, int(file.channels))
             samples = file.read(dtype="float32", always_2d=True)
         cut = _is_cut(path, log) or len(samples) < 0.95 * promised
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         raise BrokenFileError(path, f"not a readable sound ({_first_line(error)})") from error
     if cut:
         raise BrokenFileError(path, f"truncated: ends after {len(samples)} samples, before its own end")
@@ -165,12 +167,18 @@ def load_audio(path: Path) -> NDArray[np.float32]:
     return wave
 
 
+def _refuse_absurd(path: Path, rate: int, frames: int, channels: int) -> None:
+    """A header may promise, and a few bytes may unpack to, more than any memory holds; nothing is read before this."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise BrokenFileError(path, f"its sample rate is {rate} Hz, but {LOWEST_RATE} to {HIGHEST_RATE} are read")
+    if frames * channels > MOST_SAMPLES or frames * SAMPLE_RATE > MOST_SAMPLES * rate:
+        what = f"its header tells {frames} samples of {channels} channels at {rate} Hz"
+        raise BrokenFileError(path, f"{what}; at most {MOST_SAMPLES} values are read")
+
+
 def _refuse_special(path: Path) -> None:
-    """Pipes and devices may give no end, or nothing for ever; what is not there, the decoder says itself."""
-    with contextlib.suppress(OSError):
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise BrokenFileError(path, "not a regular file")
+    if not_regular(path):
+        raise BrokenFileError(path, "not a regular file")
 
 
 def _is_cut(path: Path, log: str) -> bool:
@@ -192,10 +200,9 @@ def load_image(path: Path, size: int) -> NDArray[np.uint8]:
     """(size, size, 3) uint8 RGB: shorter side resized (bicubic), centre-cropped. Orientation tags are not obeyed."""
     _refuse_special(path)
     try:
-        with Image.open(path) as file:
-            picture = _to_rgb(file)
-    except Exception as error:  # decoders raise errors of every kind on damaged files
-        raise BrokenFileError(path, f"not a readable picture ({_first_line(error)})") from error
+        picture = read_picture(path, _to_rgb)
+    except ValueError as error:
+        raise BrokenFileError(path, f"not a readable picture ({error})") from error
     return resize_and_crop(picture, size)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbench.data.features import load_audio, load_image
-from mmbench.data.source import Item, Pair, Skipped, file_parts, fingerprint_of, relative_name
+from mmbench.data.source import Item, Pair, Skipped, file_parts, fingerprint_of, recording_pattern, relative_name
 from mmbench.errors import ConfigError, DataError
 from mmbench.registry import dataset
 
@@ -87,14 +87,7 @@ def cifar10_av(config: DataConfig) -> FolderSource:
 
 
 def _grouper(config: DataConfig, default: re.Pattern[str] | None) -> Grouper:
-    pattern = default
-    if config.group_pattern is not None:
-        try:
-            pattern = re.compile(config.group_pattern)
-        except re.error as error:
-            raise ConfigError(f"group_pattern '{config.group_pattern}' is not a regular expression: {error}") from None
-        if pattern.groups < 1:
-            raise ConfigError(f"group_pattern '{config.group_pattern}' has no group; put the recording's part in (...)")
+    pattern = default if config.group_pattern is None else recording_pattern(config.group_pattern)
 
     def group(stem: str) -> str | None:
         found = pattern.search(stem) if pattern else None

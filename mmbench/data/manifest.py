@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmbench.data.features import load_audio, load_image
-from mmbench.data.source import Item, Pair, Skipped, file_parts, fingerprint_of
+from mmbench.data.source import Item, Pair, Skipped, file_parts, fingerprint_of, recording_pattern
 from mmbench.errors import ConfigError, DataError
 from mmbench.registry import dataset
+from mmbench.strict_json import read_json
 
 if TYPE_CHECKING:
     from mmbench.config import DataConfig
 
 FRAME = 5  # the middle one of ten; earlier ones stand in for it where it is missing
 KEYS = ("video_id", "wav", "video_path", "labels")
+LONGEST_TEXT = 10_000  # of one entry's key
 COLUMNS = ("index", "mid", "display_name")
 CLIP_OF_FILM = re.compile(r"^(.+)_\d+$")  # <film>_<start>: clips of one film form a group
 
@@ -76,7 +77,7 @@ def cavmae_manifest(config: DataConfig) -> ManifestSource:
             raise ConfigError(f"data set '{config.name}' reads a manifest and takes no '{key}'")
     assert config.manifest is not None and config.label_csv is not None
     classes, labels = _read_labels(config.label_csv)
-    pattern = _pattern(config.group_pattern)
+    pattern = CLIP_OF_FILM if config.group_pattern is None else recording_pattern(config.group_pattern)
     listing = _Listing(config.manifest.parent, labels, config.multi_label, pattern, config.frames)
     items: dict[str, Item] = {}
     problems: list[Skipped] = []
@@ -96,16 +97,6 @@ def cavmae_manifest(config: DataConfig) -> ManifestSource:
     return ManifestSource(
         config.name, listing.folder, classes, tuple(items.values()), tuple(problems), config.multi_label
     )
-
-
-def _pattern(text: str | None) -> re.Pattern[str]:
-    try:
-        pattern = re.compile(text) if text is not None else CLIP_OF_FILM
-    except re.error as error:
-        raise ConfigError(f"group_pattern '{text}' is not a regular expression: {error}") from None
-    if pattern.groups < 1:
-        raise ConfigError(f"group_pattern '{text}' has no group; put the recording's part in (...)")
-    return pattern
 
 
 def _read_labels(path: Path) -> tuple[tuple[str, ...], Mapping[str, int]]:
@@ -132,7 +123,7 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], Mapping[str, int]]:
 
 def _read_entries(path: Path) -> Sequence[Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read manifest {path}: {error}") from None
     entries = content.get("data") if isinstance(content, dict) else None
@@ -147,12 +138,14 @@ def _item(entry: Any, listing: _Listing) -> Item:
     for key in KEYS:
         if not isinstance(entry.get(key), str) or not entry[key]:
             raise _EntryError(f"'{key}' is {'not a string' if key in entry else 'missing'}")
+        if len(entry[key]) > LONGEST_TEXT:
+            raise _EntryError(f"'{key}' has {len(entry[key])} characters")
     name = entry["video_id"]
     if Path(name).name != name or "\x00" in name:
         raise _EntryError("video_id is not a plain file name")
     sound = listing.folder / entry["wav"]
-    if not sound.is_file():
-        raise _EntryError(f"no sound {entry['wav']}")
+    if not _is_file(sound):
+        raise _EntryError(f"no sound {entry['wav']:.300}")
     pictures = listing.folder / entry["video_path"]
     found = listing.group_pattern.search(name)
     group = found.group(1) if found else None
@@ -176,11 +169,18 @@ def _labels(text: str, listing: _Listing) -> tuple[int, ...]:
     return labels
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than names can be
+        return False
+
+
 def _frame(folder: Path, name: str) -> Path:
     """The middle frame, or the nearest one before it."""
     for number in range(FRAME, -1, -1):
         path = _frame_path(folder, name, number)
-        if path.is_file():
+        if _is_file(path):
             return path
     raise _EntryError(f"no picture frame_{FRAME}/{name}.jpg, nor an earlier frame, in {folder.name}")
 
@@ -189,9 +189,9 @@ def _film(folder: Path, name: str, frames: int) -> tuple[Path, ...]:
     """All frames in order. One too many is an error as well: the first ones alone would be the clip's beginning."""
     film = tuple(_frame_path(folder, name, number) for number in range(frames))
     for number, path in enumerate(film):
-        if not path.is_file():
+        if not _is_file(path):
             raise _EntryError(f"no picture frame_{number}/{name}.jpg in {folder.name}, but frames: {frames}")
-    if _frame_path(folder, name, frames).is_file():
+    if _is_file(_frame_path(folder, name, frames)):
         raise _EntryError(f"a picture frame_{frames}/{name}.jpg in {folder.name}, but frames: {frames}")
     return film
 

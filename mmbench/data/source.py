@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.errors import DataError
+from mmbench.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,17 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """A key that changes when the listing, a file's size or its time of change does."""
+
+
+def recording_pattern(text: str) -> re.Pattern[str]:
+    """A `group_pattern` compiled; raises ConfigError for one that finds no recording in a name."""
+    try:
+        pattern = re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"group_pattern '{text:.200}' is not a regular expression: {error}") from None
+    if pattern.groups < 1:
+        raise ConfigError(f"group_pattern '{text:.200}' has no group; put the recording's part in (...)")
+    return pattern
 
 
 def relative_name(path: Path, root: Path | None) -> str:

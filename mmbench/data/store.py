@@ -31,6 +31,7 @@ from mmbench.data.store_writer import (
     write_durably,
 )
 from mmbench.errors import DataError, StoreError
+from mmbench.strict_json import read_json
 
 try:
     import fcntl
@@ -71,6 +72,10 @@ class Store:
         held = index.contents
         self._wave_starts = np.concatenate([[0], np.cumsum(held.wave_lengths, dtype=np.int64)])
         self._frame_starts = np.concatenate([[0], np.cumsum(held.frame_counts, dtype=np.int64)])
+        found = (self._wave.shape, self._fbank.shape, len(self._image), self._image.ndim in (4, 5))
+        samples = {len(part) for part in (held.ids, held.labels, held.groups, held.wave_lengths, held.frame_counts)}
+        if found != ((self._wave_starts[-1],), (self._frame_starts[-1], MEL_BINS), *samples, True):
+            raise ValueError("its arrays do not have the sizes that its index tells")
 
     def __reduce__(self) -> tuple[Callable[[Path], Store], tuple[Path]]:
         return open_store, (self.folder,)
@@ -215,7 +220,7 @@ def open_store(folder: Path) -> Store:
     Raises StoreError for one that is damaged or of another version.
     """
     try:
-        fields = json.loads((folder / INDEX).read_text(encoding="ascii"))
+        fields = read_json((folder / INDEX).read_text(encoding="ascii"))
         checksum = fields.pop("checksum")
         if fields["schema"] != SCHEMA:
             raise ValueError(f"schema {fields['schema']}, this version reads {SCHEMA}")
@@ -226,7 +231,7 @@ def open_store(folder: Path) -> Store:
         if not seal_fits(folder, FILES, checksum):
             store.verify()
         return store
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{folder} is not a whole store ({error}); delete it to rebuild") from error
 
 

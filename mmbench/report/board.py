@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,6 +20,7 @@ from mmbench.report.plots import write_plots
 from mmbench.report.published import reported_tables
 from mmbench.report.tables import FORMATS, check_format, group_tables, write_tables
 from mmbench.report.text import as_markdown, escape_markdown
+from mmbench.strict_yaml import read_yaml
 
 README = "README.md"
 SUITE = "suite.yaml"
@@ -105,13 +107,22 @@ def _publish(board: Board, out: Path) -> tuple[Path, ...]:
 
 def portable_suite(text: str) -> str:
     """A suite as a results folder keeps it, with the last part of every path only: the rest names one machine."""
-    suite = yaml.safe_load(text)
+    try:
+        suite = read_yaml(text)
+        if not isinstance(suite, dict):
+            raise ValueError("no mapping of keys")
+        _shorten(suite)
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{SUITE} of the results is no suite: {error}; copy the one they were run with") from None
+    return yaml.safe_dump(suite, sort_keys=False, allow_unicode=True)
+
+
+def _shorten(suite: dict[str, Any]) -> None:
     for section, keys in _PATHS.items():
         for entry in suite.get(section) or ():
             if isinstance(entry, dict):  # a bare name holds no path
                 entry.update({key: Path(entry[key]).name for key in keys if entry.get(key)})
     suite.update({key: Path(suite[key]).name for key in ("assets", "frozen") if suite.get(key)})
-    return yaml.safe_dump(suite, sort_keys=False, allow_unicode=True)
 
 
 def _without_traceback(record: TrialRecord) -> TrialRecord:

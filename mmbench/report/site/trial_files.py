@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmbench.files import RecordError
 from mmbench.records import TrialRecord
 from mmbench.report.comparable import FALLBACKS
 from mmbench.report.second import PREDICTIONS
+from mmbench.strict_json import read_json
 
 EVENTS = "events.jsonl"
 FINAL = "final/"
@@ -86,8 +86,8 @@ def _point(entry: dict[str, object]) -> Point | None:
 
 def _json(line: str) -> object:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return read_json(line)
+    except ValueError:
         return None
 
 

@@ -1,0 +1,46 @@
+"""Opening picture files of others: known formats, of a size that memory holds, told by the header before decoding."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+MOST_PIXELS = 2**26
+MOST_NARROW = 64  # times longer than wide: scaled to a model's height it would be as many times larger
+# Pillow would try every format it knows whatever the suffix, and hand PostScript to another program.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+Decoded = TypeVar("Decoded")
+
+
+def read_picture(path: Path, decode: Callable[[Image.Image], Decoded]) -> Decoded:
+    """What `decode` makes of a picture; raises ValueError with the reason in one line, which does not name the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is the lower one
+            with Image.open(path, formats=FORMATS) as file:
+                _refuse_absurd(*file.size)
+                return decode(file)
+    except Exception as error:  # decoders raise errors of every kind on damaged files
+        text = str(error)
+        raise ValueError(text.splitlines()[0] if text else type(error).__name__) from error
+
+
+def not_regular(path: Path) -> bool:
+    """Pipes and devices may give no end, or nothing for ever; what is not there, the decoder says itself."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    return False
+
+
+def _refuse_absurd(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS or max(width, height) > MOST_NARROW * min(width, height):
+        most = f"{MOST_PIXELS} pixels, {MOST_NARROW} times longer than wide"
+        raise ValueError(f"{width}x{height} pixels; at most {most} are read")
