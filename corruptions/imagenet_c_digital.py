@@ -140,23 +140,34 @@ def _turned(x: Tensor) -> Tensor:
 
 def _box_down(x: Tensor, kept: int) -> Tensor:
     """x (B, C, H, W) -> (B, C, kept, W): means of the rows of each interval, rounded half up; at least one row."""
-    starts, counts = (part.to(x.device) for part in _intervals(x.shape[2], max(kept, 1)))
-    sums = x.index_select(2, starts).to(torch.float32)  # exact: whole numbers far below 2 ** 24
-    for more in range(1, int(counts.max())):
-        inside = counts > more
-        rows = x.index_select(2, torch.where(inside, starts + more, starts))
-        sums.add_(rows.mul_(inside.to(torch.uint8)[:, None]))
-    return sums.div_(counts[:, None]).add_(0.5).to(torch.uint8)
+    rows, inside, counts = (part.to(x.device) for part in _intervals(x.shape[2], max(kept, 1)))
+    sums = x.index_select(2, rows[0]).to(torch.int16)  # of fewer than eight rows
+    for row, counted in zip(rows[1:], inside[1:], strict=True):
+        sums.add_(x.index_select(2, row).mul_(counted))
+    return sums.to(torch.float32).div_(counts).add_(0.5).to(torch.int16).to(torch.uint8)
 
 
 @lru_cache(maxsize=16)
-def _intervals(size: int, kept: int) -> tuple[Tensor, Tensor]:
-    """First pixel and number of pixels (kept,) int64 whose centres lie in each of `kept` equal parts of `size`."""
+def _intervals(size: int, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The pixels whose centres lie in each of `kept` equal parts of `size`.
+
+    Their numbers (K, kept) int64, the first again where there are fewer than K; whether they count (K, kept, 1) uint8;
+    how many do (kept, 1) float32.
+    """
     # Pixel s belongs to part ceil((s + 1/2) kept / size) - 1, in whole numbers.
     owner = -((2 * torch.arange(size) + 1) * kept // (-2 * size)) - 1
     counts = owner.bincount(minlength=kept)
-    return counts.cumsum(0) - counts, counts
+    steps = torch.arange(int(counts.max()))[:, None]
+    inside = steps < counts
+    pixels = counts.cumsum(0) - counts + steps * inside
+    return pixels, inside.to(torch.uint8)[:, :, None], counts.to(torch.float32)[:, None]
 
 
 def _nearest_up(x: Tensor, size: int) -> Tensor:
-    return x.index_select(2, (2 * torch.arange(size, device=x.device) + 1) * x.shape[2] // (2 * size))
+    return x.index_select(2, _nearest(size, x.shape[2]).to(x.device))
+
+
+@lru_cache(maxsize=16)
+def _nearest(size: int, kept: int) -> Tensor:
+    """(size,) int64: which of `kept` equal parts holds the centre of each pixel."""
+    return (2 * torch.arange(size) + 1) * kept // (2 * size)
