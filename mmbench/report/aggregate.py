@@ -12,7 +12,7 @@ from mmbench.cards import Track
 from mmbench.files import RecordError
 from mmbench.records import TrialRecord, find_records, load_record
 from mmbench.report.blocks import Block, By, blocks_of, reading
-from mmbench.report.case_scores import CaseValue, floats, over_cases, scored_on
+from mmbench.report.case_scores import CaseValue, block_mean, over_cases, scored_on
 from mmbench.report.comparable import Selection, name_of, select
 from mmbench.report.model import (
     NO_CASE,
@@ -125,11 +125,11 @@ def _accuracy_columns(blocks: Sequence[Block]) -> tuple[Column, ...]:
 def _with_second(blocks: Sequence[Block], selection: Selection, track: Track) -> tuple[Block, ...]:
     """Beside each column its second score, where leaving out the samples of a scene changes a row as shown."""
     found = [scored_on(record, selection, track) for record in selection.records if record.status == "ok"]
-    scored = [entry for entry in found if entry is not None]
+    scored = [entry for entry in found if entry is not None and entry.second != entry.values]
     placed: list[Block] = []
     for block in blocks:
         second = replace(block, second=True)
-        pairs = ((block.mean(floats(e.values)), second.mean(floats(e.second))) for e in scored)
+        pairs = ((block_mean(e.values, block), block_mean(e.second, second)) for e in scored)
         differs = any(a is not None and b is not None and abs(a - b) >= _VISIBLE for a, b in pairs)
         placed += [block, second] if differs else [block]
     return tuple(placed)
@@ -157,7 +157,7 @@ def _accuracy_row(
 
 
 def _block_cell(by_seed: Sequence[Mapping[str, CaseValue]], block: Block) -> Cell:
-    cell = cell_of((block.mean(floats(values)) for values in by_seed), 100)
+    cell = cell_of((block_mean(values, block) for values in by_seed), 100)
     reasons = [reason for values in by_seed for case in block.cases if (reason := values[case].reason) is not None]
     if len(block.cases) == 1:
         return replace(cell, word="n/a", notes=tuple(f"{block.label}: {reason}" for reason in dict.fromkeys(reasons)))

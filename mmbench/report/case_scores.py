@@ -67,6 +67,11 @@ def floats(values: Mapping[str, CaseValue]) -> dict[str, float | None]:
     return {case: value.value for case, value in values.items()}
 
 
+def block_mean(values: Mapping[str, CaseValue], block: Block) -> float | None:
+    """The score of a column; the cases outside of it, of which there may be hundreds, are not looked at."""
+    return block.mean({case: values[case].value for case in block.cases})
+
+
 @dataclass(frozen=True)
 class Scored:
     """Scores of a trial by case, and the same with every second score in place of its first."""

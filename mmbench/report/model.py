@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 NO_CASE = "no case used: the method is told nothing about the input, so its blind scores stand here"
@@ -130,7 +130,15 @@ def cell_of(values: Iterable[float | None], scale: float = 1.0, spread: bool = T
     found = [value * scale for value in values if value is not None]
     if not found:
         return Cell()
-    return Cell(fmean(found), stdev(found) if spread and len(found) > 1 else None, len(found))
+    return Cell(fmean(found), deviation(found) if spread and len(found) > 1 else None, len(found))
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation (n - 1) of two values or more; exactly 0 for equal ones."""
+    if min(values) == max(values):
+        return 0.0
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def decimals(value: float, column: Column) -> int:
