@@ -7,8 +7,10 @@ releases and are not used.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,27 +103,30 @@ class Draws:
 
     def uniform(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """(B, *shape) float32 of (0, 1)."""
-        out = torch.empty(len(self), *shape)
-        for place, drawn in self._drawn(name, out):
-            place.copy_(drawn)
-        return out.clamp_(max=1 - 2.0**-24)  # rounding to float32 must not reach 1
+        out = np.empty((len(self), math.prod(shape)), dtype=np.float32)
+        for _, places, drawn in self._drawn(name, out):
+            places[:] = drawn
+        # Rounding to float32 must not reach 1.
+        return torch.from_numpy(out).clamp_(max=1 - 2.0**-24).view(len(self), *shape)
 
     def normal(self, name: str, shape: Sequence[int] = ()) -> Tensor:
         """(B, *shape) float32, standard normal; the values of `normals`."""
-        out = torch.empty(len(self), *shape)
-        for place, drawn in self._drawn(name, out):
+        out = np.empty((len(self), math.prod(shape)), dtype=np.float32)
+        for _, places, drawn in self._drawn(name, out):
+            uniform = torch.from_numpy(drawn)
             # torch's inverse agrees with SciPy's to 1e-15 and takes a third of its time.
-            place.copy_(torch.special.ndtri(drawn, out=drawn))
-        return out
+            torch.special.ndtri(uniform, out=uniform)
+            places[:] = drawn
+        return torch.from_numpy(out).view(len(self), *shape)
 
     def integers(self, name: str, high: int | Tensor, shape: Sequence[int] = ()) -> Tensor:
         """(B, *shape) int64 of [0, high); `high` may differ per sample, as a (B,) tensor."""
-        out = torch.empty(len(self), *shape, dtype=torch.int64)
+        out = np.empty((len(self), math.prod(shape)), dtype=np.int64)
         highs = high.tolist() if isinstance(high, Tensor) else [high] * len(self)
-        for row, bound in enumerate(highs):
-            for place, drawn in self.select([row])._drawn(name, out[row : row + 1]):
-                place.copy_(drawn.mul_(bound).clamp_(max=bound - 1))
-        return out
+        for row, places, drawn in self._drawn(name, out):
+            drawn *= highs[row]
+            places[:] = np.minimum(drawn, highs[row] - 1, out=drawn)
+        return torch.from_numpy(out).view(len(self), *shape)
 
     def permutation(self, name: str, n: int) -> Tensor:
         """(B, n) int64: a permutation of 0..n-1 per sample."""
@@ -135,15 +140,18 @@ class Draws:
     def _bits(self, sample_id: str, name: str) -> np.random.Philox:
         return stream(self.key, sample_id, self.corruption, self.severity, name)
 
-    def _drawn(self, name: str, out: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Parts of out (B, ...) and float64 uniforms for each; a part must be used before the next is asked for."""
-        size = out[0].numel() if len(out) else 0
-        buffer = torch.empty(min(size, CHUNK), dtype=torch.float64)
-        for sample_id, places in zip(self.ids, out.view(len(out), size), strict=True):
+    def _drawn(self, name: str, out: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any], Floats]]:
+        """Rows of out (B, N), parts of them and uniforms for each; the next part overwrites these."""
+        buffer = np.empty(min(out.shape[1], CHUNK))
+        for row, sample_id in enumerate(self.ids):
             bits = self._bits(sample_id, name)
-            for place in places.split(CHUNK):
-                raw = torch.from_numpy(_raw53(bits, len(place)).view(np.int64))
-                yield place, buffer[: len(place)].copy_(raw).add_(0.5).mul_(UNIT)
+            for start in range(0, out.shape[1], CHUNK):
+                places = out[row, start : start + CHUNK]
+                drawn = buffer[: len(places)]
+                drawn[:] = _raw53(bits, len(places)).view(np.int64)
+                drawn += 0.5
+                drawn *= UNIT
+                yield row, places, drawn
 
 
 @dataclass(frozen=True)
