@@ -19,6 +19,7 @@ Blind = Literal["auto", "concat", "average", "router"]
 Stream = Annotated[str, Field(pattern=r"^(reset|continual|mixed)/[1-9][0-9]{0,3}$")]
 MOST_TRIALS = 100_000
 """Of a suite and regime: few lines may write out a grid that is larger than what can be listed."""
+MOST_METHODS = 1000
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -221,6 +222,8 @@ class Suite(Config):
     @field_validator("methods", mode="before")
     @classmethod
     def _methods(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and len(value) > MOST_METHODS:
+            raise ValueError(f"lists {len(value)} methods, at most {MOST_METHODS}; split it")
         return [composed(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     @field_validator("datasets", "backbones", mode="before")
