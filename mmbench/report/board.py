@@ -134,13 +134,14 @@ def _without_traceback(record: TrialRecord) -> TrialRecord:
 def readme_text(board: Board, plots: Sequence[Plot], problems: Sequence[str], command: str | None) -> str:
     """The board in Markdown: headline table, costs and plots of every data set, how it was made, what is missing."""
     parts = [f"# Leaderboard: {escape_markdown(board.name)}\n"]
-    groups = {plot.group for plot in plots if plot.kind == "ranks"}  # over all data sets
-    parts += [_picture(plot) for plot in plots if plot.group in groups]
     for dataset, backbone in board.groups:
         parts.append(f"## {escape_markdown(dataset)}, {escape_markdown(backbone)}\n")
         for table in group_tables(board, dataset, backbone):
             parts.append(as_markdown(table))
             parts += [_picture(plot) for plot in plots if plot.group == table.slug]
+    ranks = [_picture(plot) for plot in plots if plot.kind == "ranks"]
+    if ranks:
+        parts += ["## Mean ranks over all data sets and cases\n", *ranks]
     parts.append("## Reported by the papers\n")
     parts += [as_markdown(table) for table in reported_tables()]
     parts.append(_how_made(board, command))
