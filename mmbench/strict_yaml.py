@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-MOST_CHARACTERS = 2**20
+MOST_CHARACTERS = 2**18
 MOST_DEPTH = 50
-MOST_VALUES = 100_000
+MOST_VALUES = 20_000
 """With every alias written out: a few lines of aliases to aliases stand for more than any memory holds."""
 LARGEST_INTEGER = 2**63
 PLAIN = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map"))

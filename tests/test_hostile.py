@@ -276,7 +276,7 @@ def test_a_manifest_that_leads_out_of_its_folder_reads_sounds_and_nothing_else(t
         "a: &a [x,x,x,x,x,x,x,x,x]\n"
         + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(12)),
         "name: &a [*a]",
-        f"name: s\nmethods: [{','.join(f'm{n}' for n in range(50_000))}]\nseeds: [{','.join(map(str, range(40_000)))}]",
+        f"name: s\nmethods: [{','.join(f'm{n}' for n in range(2000))}]\nseeds: [{','.join(map(str, range(2000)))}]",
         "name: " + "[" * 100_000,
         "name: s\nmethods: [source]\ncases: [{name: x, missing: {which: audio, rate: .nan}}]",
         f"name: s\nmethods: [source]\nseeds: {list(range(500))}\nbackbones: {[f'b{n}' for n in range(500)]}",
@@ -335,7 +335,7 @@ def test_nothing_a_run_leaves_holds_a_secret(tmp_path: Path, cache: Path, secret
     run_suite(suite, tmp_path / "out", SweepOptions(torch.device("cpu"), 1), lambda *_: None)
     assert (tmp_path / "out" / "suite.yaml").is_file() and any((tmp_path / "out").glob("trials/*/trial.json"))
     board = subprocess.run(
-        [sys.executable, "-m", "mmbench", "board", str(tmp_path / "out"), "--out", str(tmp_path / "board")],
+        [sys.executable, "-m", "mmbench", "leaderboard", str(tmp_path / "out"), "--out", str(tmp_path / "board")],
         capture_output=True,
         text=True,
         check=False,
