@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 
 from mmbench.cards import NOT_APPLICABLE, Track
 from mmbench.records import Score, TrialRecord
 from mmbench.report.blocks import Block
-from mmbench.report.comparable import FALLBACKS, Selection
+from mmbench.report.comparable import FALLBACKS, Same, Selection
 from mmbench.report.second import second_metric
 
 
@@ -26,11 +27,18 @@ class CaseValue:
         return self.reason is None or not self.reason.startswith(NOT_APPLICABLE)
 
 
-def case_values(record: TrialRecord, track: Track, metric: str) -> tuple[dict[str, CaseValue], Track] | None:
+def case_values(record: TrialRecord, track: Track, metric: str) -> tuple[Mapping[str, CaseValue], Track] | None:
     """Scores by case on a track, or on the most telling track below it; None if the method has none there.
 
     Several severities of a case are averaged.
     """
+    return _case_values(Same(record), track, metric)
+
+
+# Every table of a board asks again, and a record may hold hundreds of scores.
+@lru_cache(maxsize=1 << 14)
+def _case_values(same: Same[TrialRecord], track: Track, metric: str) -> tuple[Mapping[str, CaseValue], Track] | None:
+    record = same.thing
     for offered in FALLBACKS[track]:
         scores: dict[str, list[Score]] = {}
         for score in record.scores:

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from mmbench.cards import NOT_APPLICABLE, Track
 from mmbench.records import TrialRecord
 
+T = TypeVar("T")
 Key = Callable[[TrialRecord], str | None]
 
 # What a row may be scored on: its own track first, then those that tell a method less.
@@ -64,28 +65,28 @@ class Selection:
         return tuple(tuple(group) for group in groups.values())
 
 
-class _Same:
-    """Records told apart by which tuple they stand in, not by what they hold."""
+class Same(Generic[T]):
+    """A thing told apart by which one it is, not by what it holds: a key of caches for what is dear to compare."""
 
-    def __init__(self, records: tuple[TrialRecord, ...]) -> None:
-        self.records = records
+    def __init__(self, thing: T) -> None:
+        self.thing = thing
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.records is self.records
+        return isinstance(other, Same) and other.thing is self.thing
 
     def __hash__(self) -> int:
-        return id(self.records)
+        return id(self.thing)
 
 
 def select(records: Sequence[TrialRecord], dataset: str, backbone: str, online: bool = False) -> Selection:
     """The largest comparable set of one data set and backbone, of trials with an online adapter or without one."""
-    return _select(_Same(tuple(records)), dataset, backbone, online)
+    return _select(Same(tuple(records)), dataset, backbone, online)
 
 
 # Each table and plot of a board asks for the same few; a thousand trials take seconds to compare.
 @lru_cache(maxsize=8)
-def _select(same: _Same, dataset: str, backbone: str, online: bool) -> Selection:
-    records = same.records
+def _select(same: Same[tuple[TrialRecord, ...]], dataset: str, backbone: str, online: bool) -> Selection:
+    records = same.thing
     chosen = [r for r in records if (r.trial.dataset, r.trial.backbone) == (dataset, backbone)]
     chosen = [r for r in chosen if (r.trial.online is not None) == online]
     problems: list[str] = []
