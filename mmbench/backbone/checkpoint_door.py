@@ -45,9 +45,9 @@ def _check_pickle(content: bytes) -> None:
         if code.name == "GLOBAL" and not TENSOR_PARTS.fullmatch(str(argument)):
             raise ValueError("it is no PyTorch file, or holds code beside its tensors, which is never run")
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if argument is None else int(argument)] = stack[-1]
+            memo[len(memo) if argument is None else int(str(argument))] = stack[-1]
         elif code.name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument)])
+            stack.append(memo[int(str(argument))])
         elif code.name == "MARK":
             marks.append(len(stack))
         else:
