@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mmbench import registry
 from mmbench.cli_common import FAILED, OK, UNFINISHED
 from mmbench.status import Standing, groups, standing
 from mmbench.status_files import one_line
@@ -30,7 +32,7 @@ def status_command(folder: Path, watch: bool, as_json: bool) -> int:
     if as_json:
         return _follow(folder, watch, lambda now: print(json.dumps(facts(now)), flush=True))
     if not watch:
-        return _follow(folder, watch, lambda now: console.print(page(now)))
+        return _follow(folder, watch, lambda now: console.print(page(now), crop=False))
     if not console.is_terminal:
         return _follow(folder, watch, _Lines())
     with Live(console=console, auto_refresh=False) as live:
@@ -120,7 +122,8 @@ def duration(seconds: float) -> str:
 def page(now: Standing) -> Group:
     """The whole folder for a terminal."""
     parts: list[Table | Text] = [Text(headline(now), style="bold"), Text(f"  {counts(now)}")]
-    parts += _running_table(now) + _reasons(now) + [Text(line) for line in hints(now)]
+    parts += _running_table(now) + _reasons(now) + [Text(line) for line in notes(now)]
+    parts += [Text(line, no_wrap=True, overflow="ignore") for line in next_steps(now)]  # whole, to be copied
     return Group(*parts)
 
 
@@ -159,16 +162,23 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def hints(now: Standing) -> Iterable[str]:
-    """What a person may want to know or do next."""
-    left_behind = sum(entry.left_behind for entry in now.waiting)
+def notes(now: Standing) -> Iterable[str]:
+    """What a person would else wonder about."""
     if now.note:
         yield f"note: {now.note}"
     if now.foreign:
         yield f"note: {len(now.foreign)} unfinished trials are none of this suite's, as {_names(now.foreign)}"
-    if left_behind:
-        yield f"note: {left_behind} of those that wait were broken off; they run again"
+    broken_off = sum(entry.left_behind for entry in now.waiting)
+    if broken_off:
+        yield f"note: broken off, and waiting to run again: {broken_off}"
+
+
+def next_steps(now: Standing) -> Iterable[str]:
+    """The command that goes on from here."""
+    folder = shlex.quote(str(now.folder))
+    plugins = "".join(f" --plugin {shlex.quote(str(path))}" for path in registry.plugins())
     if now.unfinished and not now.running:
-        yield f"nothing is running; go on with: mmbench run {now.folder / 'suite.yaml'} --out {now.folder}"
+        suite = shlex.quote(str(now.folder / "suite.yaml"))
+        yield from ("nothing is running; go on with", f"  mmbench run {suite} --out {folder}{plugins}")
     if now.failed and not now.unfinished:
-        yield f"to run what failed again: mmbench retry {now.folder} --failed"
+        yield from ("to run what failed again", f"  mmbench retry {folder} --failed{plugins}")

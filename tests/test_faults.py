@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,19 @@ def trial(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "trial"))
 
 
-def start(suite: dict[str, Any], out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def sweep(suite: dict[str, Any], out: Path) -> Counter[str]:
+    """How many trials ended in which way, after a sweep of this process."""
+    result = run_suite(parse_suite(suite), out, SweepOptions(CPU, 1))
+    assert result.left == 0
+    return result.statuses
+
+
+def start(suite: dict[str, Any], out: Path) -> subprocess.CompletedProcess[str]:
     """The command line as a user starts it, to its end."""
     path = out.parent.parent / "tiny.yaml"
     path.write_text(yaml.safe_dump(suite))
     command = [sys.executable, str(ROOT / "mmbench" / "__main__.py"), "run", str(path), "--out", str(out), "--quiet"]
-    command += ["--workers", "1", "--device", "cpu", *more]
+    command += ["--workers", "1", "--device", "cpu"]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
 
 
@@ -142,7 +150,7 @@ def test_a_disk_that_fills_while_a_file_is_written_loses_nothing(finished: Path,
 @pytest.mark.slow
 def test_a_full_disk_ends_the_sweep_and_the_same_command_goes_on(cache: Path, disk: Disk) -> None:
     out = disk.folder / "out"
-    assert start(SUITE, out).returncode == 0
+    assert sweep(SUITE, out) == {"ok": 1}
     (first,) = out.glob("trials/*")
     written = (first / RECORD).stat().st_mtime_ns
     more = {**SUITE, "seeds": [0, 1, 2]}
@@ -152,10 +160,7 @@ def test_a_full_disk_ends_the_sweep_and_the_same_command_goes_on(cache: Path, di
     assert re.search(r"error: trial lora-qv-clean-s1-\w+ was stopped: .*the same command goes on", ended.stderr)
     assert "free some space" in ended.stderr and "Traceback" not in ended.stderr
     disk.free()
-    again = start(more, out)
-    assert again.returncode == 0, again.stderr
-    records = [load_record(path / RECORD) for path in out.glob("trials/*") if is_done(path)]
-    assert [record.status for record in records] == ["ok"] * 3
+    assert sweep(more, out) == {"ok": 3}
     assert (first / RECORD).stat().st_mtime_ns == written
     assert not list(out.glob(f"trials/*/{CLAIM}")) and not list(out.glob("trials/*/.*"))
 
@@ -163,14 +168,13 @@ def test_a_full_disk_ends_the_sweep_and_the_same_command_goes_on(cache: Path, di
 @pytest.mark.slow
 def test_a_read_only_folder_is_named_at_once_and_its_results_stay(cache: Path, disk: Disk) -> None:
     out = disk.folder / "out"
-    assert start(SUITE, out).returncode == 0
+    assert sweep(SUITE, out) == {"ok": 1}
     disk.make("ro")
     ended = start({**SUITE, "seeds": [0, 1]}, out)
     assert ended.returncode == 2
     assert re.search(rf"error: cannot write {out}.*: Read-only file system; .*choose another folder", ended.stderr)
     disk.make("rw")
-    assert start({**SUITE, "seeds": [0, 1]}, out).returncode == 0
-    assert sum(is_done(folder) for folder in out.glob("trials/*")) == 2
+    assert sweep({**SUITE, "seeds": [0, 1]}, out) == {"ok": 2}
 
 
 def test_a_store_without_room_names_the_way_out_and_is_built_later(disk: Disk) -> None:
@@ -274,7 +278,7 @@ def test_a_changed_store_stops_the_sweep_at_the_door(
     monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "x").mkdir()
     out = tmp_path / "x" / "out"
-    assert start({**SUITE, "methods": ["source"]}, out).returncode == 0
+    assert sweep({**SUITE, "methods": ["source"]}, out) == {"ok": 1}
     (fbank,) = (tmp_path / "cache" / "stores").glob("*/fbank.npy")
     change_a_byte(fbank)
     ended = start(SUITE, out)
@@ -344,9 +348,7 @@ class Greedy(Method):
 @pytest.mark.slow
 def test_a_trial_without_memory_ends_alone(use_plugin: Callable[[str], Path], cache: Path, tmp_path: Path) -> None:
     use_plugin(GREEDY)
-    suite = parse_suite({**SUITE, "methods": ["greedy", "source"]})
-    result = run_suite(suite, tmp_path / "out", SweepOptions(CPU, 1))
-    assert result.statuses == {"does-not-fit": 1, "ok": 1} and result.left == 0
+    assert sweep({**SUITE, "methods": ["greedy", "source"]}, tmp_path / "out") == {"does-not-fit": 1, "ok": 1}
 
 
 # Logs -------------------------------------------------------------------------------------------------------------
