@@ -12,7 +12,7 @@ from mmbench.cards import Track
 from mmbench.files import RecordError
 from mmbench.records import TrialRecord, find_records, load_record
 from mmbench.report.blocks import Block, By, blocks_of, reading
-from mmbench.report.case_scores import CaseValue, block_mean, over_cases, scored_on
+from mmbench.report.case_scores import CaseValue, block_mean, floats, over_cases, scored_on
 from mmbench.report.comparable import Selection, name_of, select
 from mmbench.report.model import (
     NO_CASE,
@@ -29,10 +29,9 @@ from mmbench.report.model import (
 from mmbench.report.notes import facts_of, how_made, provenance_of
 from mmbench.report.outcomes import Outcomes, load_outcomes
 from mmbench.report.published import OTHER_PROTOCOL, reported_accuracy
-from mmbench.report.second import PREDICTIONS, second_notes, with_second_scores
+from mmbench.report.second import PREDICTIONS, second_notes, with_second, with_second_scores
 from mmbench.report.standing import mark_first, standing_notes, standings, with_standing
 
-_VISIBLE = 0.0005  # half of the last decimal that tables of percent show
 METRIC_LABELS = {"accuracy": "Accuracy", "map": "Mean average precision"}
 
 
@@ -126,13 +125,7 @@ def _with_second(blocks: Sequence[Block], selection: Selection, track: Track) ->
     """Beside each column its second score, where leaving out the samples of a scene changes a row as shown."""
     found = [scored_on(record, selection, track) for record in selection.records if record.status == "ok"]
     scored = [entry for entry in found if entry is not None and entry.second != entry.values]
-    placed: list[Block] = []
-    for block in blocks:
-        second = replace(block, second=True)
-        pairs = ((block_mean(e.values, block), block_mean(e.second, second)) for e in scored)
-        differs = any(a is not None and b is not None and abs(a - b) >= _VISIBLE for a, b in pairs)
-        placed += [block, second] if differs else [block]
-    return tuple(placed)
+    return with_second(blocks, [(floats(entry.values), floats(entry.second)) for entry in scored])
 
 
 def _accuracy_row(
