@@ -57,10 +57,14 @@ def _take(folder: Path) -> str | None:
                 return None
             _remove_stale(path)
             continue
-        with os.fdopen(handle, "w") as file:
-            json.dump(
-                {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}, file
-            )
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(
+                    {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}, file
+                )
+        except OSError:  # a full disk: an empty claim would hold the others up
+            path.unlink(missing_ok=True)
+            raise
         return token
     return None
 
