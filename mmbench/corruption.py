@@ -18,7 +18,11 @@ CorruptionFunction = Callable[[Tensor, Draws, int], Tensor]
 
 
 class Stage(str, Enum):
-    """Where in the pipeline a corruption acts, in the order in which they are applied."""
+    """Where in the pipeline a corruption acts, in the order in which they are applied.
+
+    Up to `image` on the CPU, whose bytes a digest compares; from `fbank` on wherever the model is, with draws and
+    lengths that stay on the CPU.
+    """
 
     SAMPLE = "sample"  # before everything: (B, S) float32 waveform, or (B,) int64, which picture of a film is shown
     WAVEFORM = "waveform"  # (B, S) float32 in [-1, 1], 16 kHz; rounded to 16 bits afterwards
