@@ -6,20 +6,27 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 from mmbench.cases import Case
 from mmbench.errors import ConfigError
 from mmbench.files import RecordError, make_folder
-from mmbench.report.aggregate import load_board
+from mmbench.report.aggregate import Board, load_board
 from mmbench.report.board import PLOTS
 from mmbench.report.conditions import Group
+from mmbench.report.figures import Plot
 from mmbench.report.plots import write_plots
-from mmbench.report.site.content import arrange
+from mmbench.report.site.content import Content, arrange
 from mmbench.report.site.model import Extras, Sample
 from mmbench.report.site.write import Built, write_site
 from mmbench.site_facts import cases_of, corruption_cards, part_cards
 from mmbench.site_serve import FRONT, is_site
+
+MANY = 600
+"""Trials from which on a second process, which reads them again, is sooner done than the first alone."""
 
 
 def write(folder: Path, out: Path | None, samples: bool) -> None:
@@ -44,7 +51,7 @@ def build_site(folder: Path, out: Path, samples: bool = True) -> Built:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.resolve().parent) as aside:
             new = Path(aside)
-            content = arrange(board, write_plots(board, new / PLOTS))
+            content = _arranged(board, new / PLOTS)
             cases = cases_of(board)
             extras = Extras(
                 parts=part_cards(content),
@@ -56,6 +63,19 @@ def build_site(folder: Path, out: Path, samples: bool = True) -> Built:
     except OSError as error:
         raise RecordError(f"cannot write site {out}: {error.strerror}; choose another folder with --out") from None
     return built
+
+
+def _arranged(board: Board, plots: Path) -> Content:
+    """The tables, and the plots of the same records; of many records at the same time, in a process of their own."""
+    if len(board.records) < MANY:
+        return arrange(board, write_plots(board, plots))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        drawn = pool.submit(_draw, board.folder, plots)
+        return replace(arrange(board), plots=drawn.result())
+
+
+def _draw(folder: Path, plots: Path) -> tuple[Plot, ...]:
+    return write_plots(load_board(folder), plots)
 
 
 def _samples(subjects: Sequence[Group], cases: Mapping[str, Case], out: Path) -> Mapping[str, Sample]:
