@@ -20,22 +20,25 @@ SMOOTHING = 0.85
 """Of both moving averages of the importance, beta 1 and beta 2 of the paper."""
 
 
-class Importance:
-    """Smoothed sensitivity |w * grad| of a tensor, and how much it varies."""
+Moments = tuple[Tensor, Tensor]
+"""Of a tensor's sensitivity |w * grad|: its smoothed mean, and how much it varies."""
 
-    def __init__(self) -> None:
-        self._mean: Tensor | float = 0.0
-        self._spread: Tensor | float = 0.0
 
-    def see(self, weight: Tensor) -> None:
-        assert weight.grad is not None  # every factor takes part in the orthogonality term, if in nothing else
-        now = (weight.detach() * weight.grad).abs()
-        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * now
-        self._spread = SMOOTHING * self._spread + (1 - SMOOTHING) * (now - self._mean).abs()
+def start(weight: Tensor) -> Moments:
+    return torch.zeros_like(weight), torch.zeros_like(weight)
 
-    def score(self) -> Tensor:
-        """Of the tensor's shape."""
-        return torch.as_tensor(self._mean * self._spread)
+
+def seen(before: Moments, weight: Tensor) -> Moments:
+    """The moments after one more step."""
+    assert weight.grad is not None  # every factor takes part in the orthogonality term, if in nothing else
+    now = (weight.detach() * weight.grad).abs()
+    mean = SMOOTHING * before[0] + (1 - SMOOTHING) * now
+    return mean, SMOOTHING * before[1] + (1 - SMOOTHING) * (now - mean).abs()
+
+
+def importance(moments: Moments) -> Tensor:
+    """Of the tensor's shape."""
+    return moments[0] * moments[1]
 
 
 @method(
@@ -81,7 +84,7 @@ class AdaLora(PeftBacked):
             layer.ranknum.requires_grad_(False)  # the rank, a constant; on other devices than the CPU peft frees it
 
     def begin(self, phase: Phase) -> None:
-        self._seen = [tuple(Importance() for _ in factors) for factors in self._factors()]
+        self._seen = [tuple(start(factor.detach()) for factor in factors) for factors in self._factors()]
         self._alive: list[Tensor] = []  # (rank,) bool for every layer, once there is a budget
         self._settled = False  # whether that budget is the target
 
@@ -108,13 +111,13 @@ class AdaLora(PeftBacked):
                 e.mul_(alive[:, None])
 
     def _see(self) -> None:
-        for factors, seen in zip(self._factors(), self._seen, strict=True):
-            for factor, importance in zip(factors, seen, strict=True):
-                importance.see(factor)
+        pairs = zip(self._factors(), self._seen, strict=True)
+        self._seen = [tuple(map(seen, before, factors)) for factors, before in pairs]
 
     def _allot(self, excess: float) -> list[Tensor]:
         """Which entries of each E stay when `excess` of the ranks above the target do; all layers compete."""
-        scores = [e.score()[:, 0] + q.score().mean(1) + p.score().mean(0) for q, e, p in self._seen]  # (rank,) each
+        each = (map(importance, moments) for moments in self._seen)
+        scores = [e[:, 0] + q.mean(1) + p.mean(0) for q, e, p in each]  # (rank,) each
         least, most = (len(scores) * self.options[name] for name in ("target_rank", "rank"))
         kept = torch.cat(scores).topk(round(least + (most - least) * excess)).indices
         alive = torch.zeros(most, dtype=torch.bool, device=kept.device)

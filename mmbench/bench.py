@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from mmbench.errors import ConfigError, OverBudgetError
 from mmbench.logs import EVENTS_BYTES, shorten
 from mmbench.meta_pass import MetaPass
 from mmbench.meter import Clock
+from mmbench.resume import Keeper
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Bench:
     clock: Clock
     log: Callable[..., None] = field(default=lambda **row: None)
     """Writes one row of events."""
+    keeper: Keeper = field(default_factory=Keeper)
+    """Keeps the progress of trainings."""
 
     def check_deadline(self) -> None:
         """Raises OverBudgetError once the trial has used its wall clock."""
@@ -59,6 +63,14 @@ class EventLog:
     def __init__(self, path: Path, echo: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._path = path
         self._echo = echo
+
+    def keep(self, size_bytes: int) -> None:
+        """Begin anew, or go on after the first `size_bytes` of an earlier run."""
+        with contextlib.suppress(OSError):
+            if size_bytes and self._path.stat().st_size >= size_bytes:
+                os.truncate(self._path, size_bytes)
+            elif not size_bytes:
+                self._path.unlink(missing_ok=True)
 
     def __call__(self, **row: Any) -> None:
         row = {"time": round(time.time(), 3), **row}

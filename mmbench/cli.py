@@ -107,7 +107,8 @@ def trial(folder: Annotated[Path, typer.Argument(help="A trial's folder.")], dev
     """Run one trial of a sweep (what `run` starts as a fresh process)."""
     from mmbench.bench import pick_device
     from mmbench.executors.base import BUSY, OUTSIDE
-    from mmbench.run import Interrupted, is_outside, run_trial
+    from mmbench.resume import Interrupted
+    from mmbench.run import is_outside, run_trial
 
     try:
         status = run_trial(folder, pick_device(device))

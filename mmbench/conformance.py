@@ -14,6 +14,7 @@ import torch
 from mmbench import conformance_checks as checks
 from mmbench import registry
 from mmbench.conformance_bed import Bed, Subject
+from mmbench.conformance_resume import resumes
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ CHECKS = (
     Check("view-is-pure", checks.view_is_pure),
     Check("start-is-seeded", checks.start_is_seeded),
     Check("combined-state", checks.combined_state),
+    Check("resumes", resumes),
 )
 
 

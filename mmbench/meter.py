@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -15,9 +14,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mmbench.records import PeakMemory, PhaseSeconds, TrainingState
-
-WARMUP_STEPS = 3
-"""Training steps left out of the step time: allocator, autotuning and first-touch costs."""
 
 
 class Clock:
@@ -33,6 +29,7 @@ class Clock:
         self._stack = ["setup"]
         self._whole: str | None = None
         self._started = self._since = now()
+        self._before_seconds = 0.0
 
     @contextlib.contextmanager
     def phase(self, name: str, whole: bool = False) -> Iterator[None]:
@@ -54,13 +51,24 @@ class Clock:
         return self._seconds.get(name, 0.0)
 
     def elapsed(self) -> float:
-        """Wall clock since the clock was made."""
-        return self._now() - self._started
+        """Wall clock since the clock was made, and that of the runs before."""
+        return self._before_seconds + self._now() - self._started
 
     def summary(self) -> PhaseSeconds:
         self._charge()
         names = ("setup", "data", "train", "tune", "evaluate", "log")
         return PhaseSeconds(**{name: self.seconds(name) for name in names}, wall=self.elapsed())
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds by phase until now."""
+        self._charge()
+        return dict(self._seconds)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Add what an earlier run of the same trial took."""
+        for name, seconds in state.items():
+            self._seconds[name] = self.seconds(name) + seconds
+            self._before_seconds += seconds
 
     def _charge(self) -> None:
         synchronize(self._device)
@@ -80,9 +88,11 @@ class PeakMeter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._resident_is_ours = False
+        self._before: PeakMemory | None = None
 
     def reset(self) -> None:
         """Start a new phase. On Linux the kernel's resident high-water mark is reset too."""
+        self._before = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # what an earlier phase reserved is not this phase's
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -95,11 +105,27 @@ class PeakMeter:
     def read(self) -> PeakMemory:
         """Peak since the last reset; no resident size where the system cannot start its mark anew."""
         cuda = self._device.type == "cuda"
-        return PeakMemory(
+        now = PeakMemory(
             allocated_bytes=torch.cuda.max_memory_allocated(self._device) if cuda else None,
             reserved_bytes=torch.cuda.max_memory_reserved(self._device) if cuda else None,
             rss_bytes=_peak_rss_bytes() if self._resident_is_ours else None,
         )
+        return now if self._before is None else _larger(now, self._before)
+
+    def state_dict(self) -> dict[str, int | None]:
+        """The phase's peaks until now."""
+        return self.read().model_dump()
+
+    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
+        """Measure anew from here; the phase's peak is no less than these."""
+        self.reset()
+        self._before = PeakMemory(**state)
+
+
+def _larger(one: PeakMemory, other: PeakMemory) -> PeakMemory:
+    """Of each figure the larger one; None where either was not measured."""
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in PeakMemory.model_fields}
+    return PeakMemory(**{name: None if None in pair else max(pair) for name, pair in pairs.items()})
 
 
 def _peak_rss_bytes() -> int | None:
@@ -211,54 +237,25 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(value.nbytes for value in states if isinstance(value, Tensor) and value.ndim > 0)
 
 
-@dataclass
-class StepTimes:
-    """Durations of optimiser steps; the first ones and those in which something was compiled are warm-up."""
-
-    seconds: list[float] = field(default_factory=list)
-    samples: list[int] = field(default_factory=list)
-    compiling: set[int] = field(default_factory=set)
-    """Steps in which something was compiled."""
-    build_seconds: float = 0.0
-    """Spent on what all steps read, such as the outputs of frozen encoders."""
-
-    def add(self, seconds: float, samples: int, compiled: bool = False) -> None:
-        if compiled:
-            self.compiling.add(len(self.seconds))
-        self.seconds.append(seconds)
-        self.samples.append(samples)
-
-    def _steady(self) -> tuple[list[float], list[int]]:
-        skip = WARMUP_STEPS if len(self.seconds) > WARMUP_STEPS else 0
-        steady = [step for step in range(skip, len(self.seconds)) if step not in self.compiling]
-        return [self.seconds[step] for step in steady], [self.samples[step] for step in steady]
-
-    def epoch_seconds(self, train_samples: int) -> float | None:
-        """Training-step time of one pass over `train_samples`, with its share of what was built for all steps."""
-        seconds, samples = self._steady()
-        if not samples:
-            return None
-        return (sum(seconds) / sum(samples) + self.build_seconds / sum(self.samples)) * train_samples
-
-    def median(self) -> float | None:
-        seconds, _ = self._steady()
-        return statistics.median(seconds) if seconds else None
-
-    def std(self) -> float | None:
-        seconds, _ = self._steady()
-        return statistics.stdev(seconds) if len(seconds) > 1 else None
-
-
 class EnergyMeter:
     """Energy of one NVIDIA GPU in joules; None where there is no NVML."""
 
     def __init__(self, device: torch.device) -> None:
         self._start = _total_energy_joules(device)
         self._device = device
+        self._before: float | None = 0.0
 
     def read(self) -> float | None:
+        """Since the meter was made, and in the runs before."""
         now = _total_energy_joules(self._device)
-        return None if now is None or self._start is None else now - self._start
+        return None if now is None or self._start is None or self._before is None else self._before + now - self._start
+
+    def state_dict(self) -> dict[str, float | None]:
+        return {"joules": self.read()}
+
+    def load_state_dict(self, state: Mapping[str, float | None]) -> None:
+        """Add what an earlier run took; unknown if that is."""
+        self._before = state["joules"]
 
 
 def _total_energy_joules(device: torch.device) -> float | None:

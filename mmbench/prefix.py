@@ -22,7 +22,7 @@ from mmbench.bench import Bench
 from mmbench.data.batch import Batch
 from mmbench.errors import MMBenchError
 from mmbench.feed import TrainFeed, TrialData, join
-from mmbench.meter import StepTimes
+from mmbench.ledger import StepTimes
 from mmbench.method import Method
 from mmbench.strategy import Regimen
 
@@ -71,6 +71,10 @@ class PrefixFeed:
     _views: dict[int, View] = field(default_factory=dict)
 
     @property
+    def _cases(self) -> str:
+        return "+".join(case.name for case in self.feed.cases)
+
+    @property
     def data(self) -> TrialData:
         return self.feed.data
 
@@ -85,7 +89,7 @@ class PrefixFeed:
             with self.bench.clock.phase("train"):
                 began = time.perf_counter()
                 self._views[view] = self._build(epoch)
-                self.times.build_seconds += time.perf_counter() - began
+                self.times.add_build(f"{self._cases}/{view}", time.perf_counter() - began)
         return self._views[view].batch(ids)
 
     def _build(self, epoch: int) -> View:

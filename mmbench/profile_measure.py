@@ -21,12 +21,13 @@ from mmbench.ceilings import matmul_flops_per_second
 from mmbench.data.batch import Batch
 from mmbench.errors import DoesNotFitError
 from mmbench.feed import seed_from
-from mmbench.meter import WARMUP_STEPS, EnergyMeter, PeakMeter, optimizer_bytes, synchronize
+from mmbench.ledger import WARMUP_STEPS, Ledger
+from mmbench.meter import EnergyMeter, PeakMeter, optimizer_bytes, synchronize
 from mmbench.method import Method
 from mmbench.profile_rows import Counts, Measured, Plan, Setting
 from mmbench.records import PeakMemory
 from mmbench.strategy import Regimen
-from mmbench.train import Ledger, fitting_step, make_optimizer, out_of_memory
+from mmbench.train import fitting_step, make_optimizer, out_of_memory
 
 LR = 1e-4
 TRACED = 3

@@ -47,10 +47,17 @@ def router_samples(samples: int) -> int:
     return max(1, round(SHARE * samples))
 
 
-def train_router(source: CAVMAEFT, feed: TrainFeed, samples: int, seed: int, bench: Bench) -> Router:
-    """Fit a detector of the feed's cases on `samples` corrupted training samples, forwarded once each."""
+def train_router(
+    source: CAVMAEFT, feed: TrainFeed, samples: int, seed: int, bench: Bench, tensors: State | None = None
+) -> Router:
+    """Fit a detector of the feed's cases on `samples` corrupted training samples, forwarded once each.
+
+    With `tensors`, those of an earlier run, nothing is trained.
+    """
     cases = tuple(sorted(case.name for case in feed.cases))
     source = source.eval().requires_grad_(False)
+    if tensors is not None:
+        return Router(source, cases, tensors)
     vectors, classes = _look(source, feed, samples, cases, bench)
     with bench.clock.phase("train"):
         rng = torch.Generator().manual_seed(seed_from("router", seed))

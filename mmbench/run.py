@@ -36,6 +36,7 @@ from mmbench.evaluate import Predictions, feeds_for, predict_cases, score_all
 from mmbench.executors.base import STDERR
 from mmbench.feed import TrialData, seed_from
 from mmbench.files import no_room, remove_remains
+from mmbench.ledger import Ledger
 from mmbench.logs import bounded_stderr
 from mmbench.meter import Clock, EnergyMeter, PeakMeter
 from mmbench.method import Method, Recipe
@@ -53,9 +54,10 @@ from mmbench.records import (
     is_done,
     save_record,
 )
+from mmbench.resume import PROGRESS, Interrupted, Keeper, discard, keys_of
 from mmbench.run_online import adapt_trial, check_base, check_trained
 from mmbench.strategy import Regimen
-from mmbench.train import SINGLE, Fitted, Job, Ledger, fit, out_of_memory
+from mmbench.train import SINGLE, Fitted, Job, fit, out_of_memory
 from mmbench.trials import Trial, read_trial
 from mmbench.tune import tune
 
@@ -72,10 +74,6 @@ Echo = Callable[[dict[str, Any]], None]
 """Receives each row of the event log."""
 
 
-class Interrupted(BaseException):
-    """SIGTERM: leave without a record, so that the next run starts the trial again."""
-
-
 def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> Status | None:
     """Run the trial of a folder and leave its record; None if it is done or another process has it.
 
@@ -88,10 +86,11 @@ def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> S
     with claimed(folder) as mine, sigterm_raises(Interrupted), bounded_stderr(folder / STDERR):
         if not mine or is_done(folder):
             return None
-        remove_remains(folder, (RECORD, MARKER, PREDICTIONS, STATES))
+        remove_remains(folder, (RECORD, MARKER, PREDICTIONS, STATES, PROGRESS))
         check_base(trial, folder)
         record = _run(trial, folder, device, echo)
         save_record(record, folder)
+        discard(folder)
         return record.status
 
 
@@ -113,11 +112,17 @@ def sigterm_raises(error: type[BaseException]) -> Iterator[None]:
 
 
 def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None) -> TrialRecord:
-    (folder / "events.jsonl").unlink(missing_ok=True)
-    log = EventLog(folder / "events.jsonl", echo)
-    log(event="started")
-    bench = Bench(device, trial.budget, Clock(device), log)
     known: dict[str, Any] = {"trial": facts(trial), "environment": environment(device)}
+    log = EventLog(folder / "events.jsonl", echo)
+    clock = Clock(device)
+    keys = keys_of(trial.model_dump_json(), known["environment"])
+    keeper = Keeper(folder / PROGRESS, keys, device, log, {"clock": clock})
+    unusable = keeper.open()
+    log.keep(keeper.events_bytes)
+    log(event="started")
+    if unusable:
+        log(event="restarted", message=unusable)
+    bench = Bench(device, trial.budget, clock, log, keeper)
     try:
         check_trained(trial, folder)
         desk = _set_up(trial, bench)
@@ -201,7 +206,8 @@ def _set_up(trial: Trial, bench: Bench) -> Desk:
         torch.cuda.set_per_process_memory_fraction(min(1.0, trial.budget.memory_cap_gib * 2**30 / total), index)
     data = with_frozen(reopen_data(trial.dataset, trial.store_folder), trial.frozen, trial.parsed_cases())
     method, meta = make_method(trial, trial.backbone_folder, data.multi_label, bench.device)
-    return Desk(trial, data, meta, method, bench, PeakMeter(bench.device))
+    bench.keeper.meters["peaks"] = peaks = PeakMeter(bench.device)
+    return Desk(trial, data, meta, method, bench, peaks)
 
 
 def _backbone_facts(desk: Desk) -> BackboneFacts:
@@ -265,7 +271,7 @@ def _train(desk: Desk) -> tuple[Fitted, tuple[TuningTrial, ...], StepCounts | No
         job = replace(job, blind=trial.method.blind, source=_router_source(trial, bench))
     lr, tuning = tune(desk.method, desk.data, job, trial, bench)
     desk.peaks.reset()
-    energy = EnergyMeter(bench.device)
+    bench.keeper.meters["energy"] = energy = EnergyMeter(bench.device)
     fitted = fit(desk.method, desk.data, replace(job, lr=lr), bench)
     return fitted, tuning, counts, energy.read(), lr
 

@@ -26,13 +26,14 @@ from mmbench.data.batch import Batch
 from mmbench.errors import DivergedError, DoesNotFitError, RefusedError
 from mmbench.evaluate import Missed, Predictions, predict_cases, score_all
 from mmbench.feed import EvalFeed, TrialData, blank, join
+from mmbench.ledger import Ledger
 from mmbench.meter import synchronize
 from mmbench.method import Method
 from mmbench.online import Online
 from mmbench.pipeline import SetDigest, Staged
 from mmbench.records import Score
 from mmbench.rng import StreamKey, permutation, stream
-from mmbench.train import SINGLE, Fitted, Ledger, out_of_memory
+from mmbench.train import SINGLE, Fitted, out_of_memory
 
 HELD_BYTES = 2**30
 """Corrupted test sets up to this size, all cases together, stay in memory; larger ones are made anew per stream."""

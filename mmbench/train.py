@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mmbench.ahead import ahead
 from mmbench.backbone.cavmae import CAVMAEFT
@@ -19,16 +19,18 @@ from mmbench.bench import Bench
 from mmbench.cases import Case
 from mmbench.config import Blind, OptimConfig
 from mmbench.data.batch import Batch
-from mmbench.errors import ConfigError, DivergedError, DoesNotFitError, RefusedError
+from mmbench.errors import ConfigError, DoesNotFitError, RefusedError
 from mmbench.feed import Pending, TrainFeed, TrialData, seed_from
-from mmbench.meter import StepTimes, optimizer_bytes
+from mmbench.ledger import Ledger
+from mmbench.loss_log import LossLog
+from mmbench.meter import optimizer_bytes
 from mmbench.method import Method, Phase, State
+from mmbench.plain import Draws, resumable
 from mmbench.prefix import PrefixFeed, batches_of
+from mmbench.resume import Part, Place
 from mmbench.router import KEY, Router, router_samples, train_router
 from mmbench.strategy import Regimen, Strategy
 
-CHECK_EVERY = 10
-"""Steps between looks at the loss on a GPU; a look waits for the device."""
 LOAD_AHEAD = 2
 """Batches made ready while a GPU works on one."""
 SINGLE = ""
@@ -54,17 +56,6 @@ class Job:
     """The plain source model, for `blind: router` alone."""
 
 
-@dataclass
-class Ledger:
-    """What a training used, counted while it runs."""
-
-    times: StepTimes = field(default_factory=StepTimes)
-    samples: int = 0
-    optimizer_bytes: int = 0
-    micro_batch: int = 0
-    """Samples in memory at once, in the end; 0 for a method that does not train."""
-
-
 @dataclass(frozen=True)
 class Fitted:
     """A trained method: one state, or one per case."""
@@ -80,37 +71,128 @@ class Fitted:
 
 
 def fit(method: Method, data: TrialData, job: Job, bench: Bench) -> Fitted:
-    """Train `method` from its start state within the job's samples.
+    """Train `method` from its start state within the job's samples, or go on where an earlier run of it stood.
 
     Raises DivergedError, DoesNotFitError, OverBudgetError, or RefusedError where states cannot be put together.
     """
-    regimen = Regimen(method, job.strategies)
     start = method.state() if job.casewise else None  # a copy that other jobs need not hold
-    ledger = Ledger(micro_batch=job.micro_batch)
     if job.blind == "concat" and start is not None and method.combine((start, start)) is None:
         raise RefusedError(f"{method.card.name} does not put case-wise states together; use blind: average or router")
-    router = _trained_router(data, job, bench, ledger) if start is not None and job.source is not None else None
-    seen = int((job.samples - ledger.samples) / (1 + regimen.extra_forwards))
+    course = Course(Regimen(method, job.strategies), job, bench, Ledger(micro_batch=job.micro_batch))
+    course.begin(data)
     groups = [(case.name, (case,)) for case in job.cases] if job.casewise else [(SINGLE, job.cases)]
-    states = {}
-    for (name, cases), samples in zip(groups, shares(seen, [1.0] * len(groups)), strict=True):
+    for (name, cases), samples in zip(groups, shares(course.seen(), [1.0] * len(groups)), strict=True):
+        if name in course.states:
+            continue
         if start is not None:
             method.load(start)
         feed = TrainFeed(data, job.seed, cases, bench.budget.views)
-        counts = shares(samples, [p.share for p in method.phases()])
-        with batches_of(regimen, feed, bench, ledger.times) as batches:
-            for phase, count in zip(method.phases(), counts, strict=True):
-                named = replace(job, name=f"{job.name}/{name or 'all'}")
-                _run_phase(regimen, batches, phase, count, named, bench, ledger)
+        with batches_of(course.regimen, feed, bench, course.ledger.times) as batches:
+            course.train(name, batches, samples)
         method.finish()
-        states[name] = method.state()
-    return Fitted(states, ledger, job.blind, router)
+        course.states[name] = method.state()
+    return Fitted(course.states, course.ledger, job.blind, course.router)
 
 
-def _trained_router(data: TrialData, job: Job, bench: Bench, ledger: Ledger) -> Router:
-    assert job.source is not None  # asked for by the caller
-    ledger.samples += router_samples(job.samples)
-    return train_router(job.source, TrainFeed(data, job.seed, job.cases), ledger.samples, job.seed, bench)
+@dataclass
+class Course:
+    """A training under way."""
+
+    regimen: Regimen
+    job: Job
+    bench: Bench
+    ledger: Ledger
+    states: dict[str, State] = field(default_factory=dict)
+    """Finished ones, by case."""
+    router: Router | None = None
+    past: Place | None = None
+    """Where an earlier run of the same training stood, until this one is there."""
+
+    def begin(self, data: TrialData) -> None:
+        """Take up what an earlier run had finished, or train the router, if there is to be one."""
+        self.past = self.bench.keeper.take_up(self.job.name)
+        job, tensors = self.job, self.past.router if self.past else None
+        if self.past is not None:
+            self.states.update(self.past.states)
+        if not job.casewise or job.source is None:
+            return
+        self.ledger.samples = router_samples(job.samples)
+        feed = TrainFeed(data, job.seed, job.cases)
+        self.router = train_router(job.source, feed, self.ledger.samples, job.seed, self.bench, tensors)
+
+    def seen(self) -> int:
+        """Samples that the optimiser will see, once each."""
+        return int((self.job.samples - self.ledger.samples) / (1 + self.regimen.extra_forwards))
+
+    def train(self, case: str, feed: TrainFeed | PrefixFeed, samples: int) -> None:
+        """All phases of one state."""
+        phases = self.regimen.method.phases()
+        for index, (phase, count) in enumerate(zip(phases, shares(samples, [p.share for p in phases]), strict=True)):
+            self.regimen.method.begin(phase)
+            if self.past is None or self.past.phase == index:
+                self._phase(Leg(case, index, phase, count), feed)
+
+    def _phase(self, leg: Leg, feed: TrainFeed | PrefixFeed) -> None:
+        method, bench, job, ledger = self.regimen.method, self.bench, self.job, self.ledger
+        name, batch_size = f"{job.name}/{leg.case or 'all'}", bench.budget.batch_size
+        optimizer = make_optimizer(method.groups(job.lr), bench.budget.optim)
+        steps = _count_steps(leg.samples, len(feed.data.splits.train), batch_size)
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, steps, bench.budget.optim))
+        rng = torch.Generator().manual_seed(seed_from("view", job.seed, name, leg.phase.name))
+        losses = LossLog(bench, name, job.lr, leg.phase.name, leg.samples)
+        parts: dict[str, Part] = {
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "rng": Draws(rng),
+            "losses": losses,
+            "ledger": ledger,
+        }
+        parts |= resumable(self.regimen, bench.device)
+        done = bench.keeper.resume(parts) if self.past else 0
+        self.past = None
+        order = list(feed.order(leg.samples, batch_size))[done:]
+        _train_mode(method, True)
+        with bench.keeper.steps():
+            for step, (epoch, loaded) in enumerate(_loaded(feed, order, bench), done):
+                bench.check_deadline()
+                with bench.clock.phase("data"):
+                    batch = self.regimen.view(loaded.to(bench.device), rng)
+                loss = self._step(batch, optimizer, schedule, (step, steps))
+                losses.add(epoch, loss, len(batch), last=step == steps - 1)
+                with bench.clock.phase("log"):
+                    bench.keeper.offer(partial(self._place, leg, step + 1), parts)
+        optimizer.zero_grad(set_to_none=True)  # evaluation must not pay for the last gradients
+        _train_mode(method, False)
+
+    def _step(
+        self, batch: Batch, optimizer: torch.optim.Optimizer, schedule: LRScheduler, place: tuple[int, int]
+    ) -> Tensor:
+        bench, ledger = self.bench, self.ledger
+        with bench.clock.phase("train"), bench.compile_watch() as watch:
+            began = time.perf_counter()
+            loss = fitting_step(self.regimen, batch, optimizer, bench, ledger, place)
+            schedule.step()
+            if bench.device.type == "cuda":
+                torch.cuda.synchronize(bench.device)
+            ledger.times.add(time.perf_counter() - began, len(batch), watch.seen)
+        ledger.samples += round(len(batch) * (1 + self.regimen.extra_forwards))
+        ledger.optimizer_bytes = max(ledger.optimizer_bytes, optimizer_bytes(optimizer))
+        return loss
+
+    def _place(self, leg: Leg, steps: int) -> Place:
+        return Place(
+            self.job.name, leg.case, leg.index, steps, self.states, self.router.tensors if self.router else None
+        )
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A phase of one state."""
+
+    case: str
+    index: int
+    phase: Phase
+    samples: int
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:
@@ -124,38 +206,10 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
     return [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _run_phase(
-    regimen: Regimen, feed: TrainFeed | PrefixFeed, phase: Phase, samples: int, job: Job, bench: Bench, ledger: Ledger
-) -> None:
-    method = regimen.method
-    method.begin(phase)
-    optimizer = make_optimizer(method.groups(job.lr), bench.budget.optim)
-    steps = _count_steps(samples, len(feed.data.splits.train), bench.budget.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, bench.budget.optim))
-    rng = torch.Generator().manual_seed(seed_from("view", job.seed, job.name, phase.name))
-    progress = _Progress(bench, job, phase, samples)
-    _train_mode(method, True)
-    for step, (epoch, loaded) in enumerate(_loaded(feed, samples, bench)):
-        bench.check_deadline()
-        with bench.clock.phase("data"):
-            batch = regimen.view(loaded.to(bench.device), rng)
-        with bench.clock.phase("train"), bench.compile_watch() as watch:
-            began = time.perf_counter()
-            loss = fitting_step(regimen, batch, optimizer, bench, ledger, (step, steps))
-            schedule.step()
-            if bench.device.type == "cuda":
-                torch.cuda.synchronize(bench.device)
-            ledger.times.add(time.perf_counter() - began, len(batch), watch.seen)
-        ledger.samples += round(len(batch) * (1 + regimen.extra_forwards))
-        ledger.optimizer_bytes = max(ledger.optimizer_bytes, optimizer_bytes(optimizer))
-        progress.add(epoch, loss, len(batch), last=step == steps - 1)
-    optimizer.zero_grad(set_to_none=True)  # evaluation must not pay for the last gradients
-    _train_mode(method, False)
-
-
-def _loaded(feed: TrainFeed | PrefixFeed, samples: int, bench: Bench) -> Iterator[tuple[int, Batch | Pending]]:
+def _loaded(
+    feed: TrainFeed | PrefixFeed, places: Sequence[tuple[int, tuple[str, ...]]], bench: Bench
+) -> Iterator[tuple[int, Batch | Pending]]:
     """(epoch, batch) of each step. A GPU computes while the next ones are loaded; on a CPU that would slow the step."""
-    places = list(feed.order(samples, bench.budget.batch_size))
     depth = LOAD_AHEAD if bench.device.type == "cuda" and isinstance(feed, TrainFeed) else 0
     stage: Callable[[int, Sequence[str]], Batch | Pending] = feed.stage
     batches = ahead((partial(stage, epoch, ids) for epoch, ids in places), depth)
@@ -226,50 +280,6 @@ def _step(
     optimizer.step()
     regimen.method.after_step(*place)
     return total
-
-
-class _Progress:
-    """Watches the loss and logs one event an epoch."""
-
-    def __init__(self, bench: Bench, job: Job, phase: Phase, samples: int) -> None:
-        self._bench, self._job, self._phase, self._samples = bench, job, phase, samples
-        self._losses: list[tuple[Tensor, int]] = []
-        self._epoch = self._done = self._steps = 0
-
-    def add(self, epoch: int, loss: Tensor, samples: int, last: bool) -> None:
-        if epoch != self._epoch:
-            self._flush()
-        self._epoch = epoch
-        self._losses.append((loss, samples))
-        self._done += samples
-        self._steps += 1
-        if last or self._bench.device.type == "cpu" or self._steps % CHECK_EVERY == 0:
-            self._check(loss)
-        if last:
-            self._flush()
-
-    def _check(self, loss: Tensor) -> None:
-        value = float(loss)
-        if not math.isfinite(value):
-            where = f"after {self._done} of {self._samples} samples at lr {self._job.lr:g}"
-            raise DivergedError(f"the loss became {value} {where}; lower the range of learning rates")
-
-    def _flush(self) -> None:
-        with self._bench.clock.phase("log"):
-            losses = torch.stack([loss for loss, _ in self._losses]).tolist()  # read at once: a read waits for a GPU
-            weights = [samples for _, samples in self._losses]
-            mean = sum(map(operator.mul, losses, weights)) / sum(weights)
-            self._bench.log(
-                event="epoch",
-                job=self._job.name,
-                phase=self._phase.name,
-                epoch=self._epoch,
-                samples=self._done,
-                of=self._samples,
-                loss=mean if math.isfinite(mean) else None,
-                lr=self._job.lr,
-            )
-        self._losses = []
 
 
 def make_optimizer(groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:

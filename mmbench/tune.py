@@ -36,11 +36,12 @@ def tune(
         return rates[0], ()
     start = method.state()
     samples = max(1, round(job.samples * trial.budget.tuning_share))
-    table = []
+    table = [TuningTrial(**row) for row in bench.keeper.tried]
     with bench.clock.phase("tune", whole=True):
-        for index, lr in enumerate(rates):
+        for index, lr in list(enumerate(rates))[len(table) :]:
             attempt = replace(job, lr=lr, samples=samples, name=f"tune-{index}")
             table.append(TuningTrial(lr=lr, score=_try(method, data, attempt, trial, bench), samples=samples))
+            bench.keeper.tried.append(table[-1].model_dump())
             method.load(start)
             bench.log(event="tuned", lr=lr, score=table[-1].score)
     scored = [entry for entry in table if entry.score is not None]

@@ -116,6 +116,21 @@ DEFECTS = {
     def combine(self, states):
         return {name: torch.stack([s[name] for s in states]) for name in states[0]}
 """,
+    "resumes": """
+    def begin(self, phase):
+        self.steps = iter(range(100))  # no data
+
+    def loss(self, batch):
+        plain = super().loss(batch)
+        return Loss(plain.total * (1 + self.passed()), plain.logits)
+
+    def passed(self):
+        import operator
+        return operator.length_hint(self.steps) / 100 if hasattr(self, "steps") else 1.0
+
+    def after_step(self, step, steps):
+        next(self.steps)
+""",
 }
 
 

@@ -13,7 +13,7 @@ from test_trials import trial
 from mmbench.backbone import compiling
 from mmbench.conformance_bed import Bed
 from mmbench.errors import ConfigError
-from mmbench.meter import WARMUP_STEPS, StepTimes
+from mmbench.ledger import WARMUP_STEPS, StepTimes
 from mmbench.method import Method
 from mmbench.profile_rows import Setting
 from mmbench.profiling import build_method, random_batch

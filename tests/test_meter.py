@@ -14,13 +14,12 @@ from beds import CPU, build, make_bench, make_job, memory_data
 from torch import Tensor, nn
 
 from mmbench.conformance_bed import Bed
+from mmbench.ledger import WARMUP_STEPS, StepTimes
 from mmbench.meter import (
-    WARMUP_STEPS,
     Clock,
     EnergyMeter,
     PeakMeter,
     SavedActivations,
-    StepTimes,
     flop_counter,
     optimizer_bytes,
     probe_step,
