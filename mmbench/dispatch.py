@@ -16,12 +16,13 @@ from mmbench.errors import MMBenchError
 from mmbench.executors.base import BUSY, INTERRUPTED, OUTSIDE, Executor, Finished
 from mmbench.files import RecordError
 from mmbench.records import RECORD, Failure, TrialRecord, is_done, load_record, save_record
+from mmbench.resume import PROGRESS
 from mmbench.run import facts
 from mmbench.trials import read_trial
 
 POLL_SECONDS = 0.1
 STARTS = 2
-"""How often a trial is started whose worker was killed before it could leave a record."""
+"""How often a trial is started whose worker was ended before it left a record, unless it got further each time."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Dispatcher:
         self._waiting: dict[Path, list[Path]] = {}  # base -> what starts once it is done
         self._ahead = set(folders)  # not yet counted
         self._starts: Counter[Path] = Counter()
+        self._kept: dict[Path, int | None] = {}  # when the progress of a trial was last written
         self._done = self._total = 0
 
     def run(self, device: torch.device, done: int, total: int) -> None:
@@ -97,7 +99,7 @@ class Dispatcher:
             self._elsewhere.append(finished.folder)
         elif not self._has_base(finished.folder):
             self._queue.append(finished.folder)
-        elif (finished.code < 0 or finished.code == INTERRUPTED) and self._starts[finished.folder] < STARTS:
+        elif (finished.code < 0 or finished.code == INTERRUPTED) and self._may_go_on(finished.folder):
             self._queue.append(finished.folder)
             self._listen(Event("retried", finished.folder.name, f"its worker was ended (exit code {finished.code})"))
         else:
@@ -105,6 +107,16 @@ class Dispatcher:
                 if mine and not is_done(finished.folder):
                     save_record(_crash(finished, device), finished.folder)
             self._queue.append(finished.folder)  # counted there, or waited for if another process has it by now
+
+    def _may_go_on(self, folder: Path) -> bool:
+        """Whether a trial whose worker was ended is worth another: a cluster may preempt a long one many times."""
+        try:
+            kept = (folder / PROGRESS).stat().st_mtime_ns
+        except OSError:
+            kept = None
+        further = kept is not None and kept != self._kept.get(folder)
+        self._kept[folder] = kept
+        return further or self._starts[folder] < STARTS
 
     def _look_elsewhere(self) -> None:
         """Trials of another sweep: counted when they are done, taken over when their worker is gone."""

@@ -19,13 +19,15 @@ import yaml
 
 from mmbench.claims import CLAIM
 from mmbench.config import Suite
-from mmbench.dispatch import Event
+from mmbench.dispatch import Dispatcher, Event
 from mmbench.errors import ConfigError
+from mmbench.executors.base import INTERRUPTED, Finished
 from mmbench.executors.local import local_slots
 from mmbench.files import RecordError
 from mmbench.outputs import load_states
 from mmbench.records import MARKER, RECORD, load_record
 from mmbench.registry import ROOT
+from mmbench.resume import PROGRESS
 from mmbench.run import run_trial
 from mmbench.suite_file import parse_suite
 from mmbench.sweep import SweepOptions, plan, run_suite
@@ -175,6 +177,50 @@ def test_a_worker_that_dies_ends_its_trial_only(
     (record,) = [r for r in map(load_record, tmp_path.glob(f"out/trials/*/{RECORD}")) if r.status == "crashed"]
     assert record.failure is not None and re.search(message, record.failure.message)
     assert record.trial.method == "logged"
+
+
+class Preempting:
+    """Ends the only trial's worker by SIGTERM some times, each time after it has kept its progress."""
+
+    def __init__(self, times: int, keeps: bool) -> None:
+        self.left, self.keeps, self.starts = times, keeps, 0
+        self._now: list[Path] = []
+
+    def has_room(self) -> bool:
+        return not self._now
+
+    def running(self) -> tuple[Path, ...]:
+        return tuple(self._now)
+
+    def submit(self, folder: Path) -> None:
+        self.starts += 1
+        self._now = [folder]
+
+    def collect(self) -> list[Finished]:
+        ended, self._now = self._now, []
+        for folder in ended:
+            if self.left:
+                self.left -= 1
+                if self.keeps:
+                    (folder / PROGRESS).touch()
+                    os.utime(folder / PROGRESS, (self.left, self.left))
+            else:
+                run_trial(folder, CPU)
+        return [Finished(folder, INTERRUPTED, "") for folder in ended]
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("keeps", "starts", "status"), [(True, 6, "ok"), (False, 2, "crashed")])
+def test_a_preempted_trial_is_started_as_long_as_it_gets_further(
+    cache: Path, tmp_path: Path, keeps: bool, starts: int, status: str
+) -> None:
+    folder = one_trial(tmp_path / "out", methods=["source"])
+    executor = Preempting(5, keeps)
+    Dispatcher(executor, [folder], {}, lambda event: None).run(CPU, 0, 1)
+    assert executor.starts == starts
+    assert load_record(folder / RECORD).status == status
 
 
 def one_trial(out: Path, **changes: object) -> Path:

@@ -62,7 +62,8 @@ class CompileWatch:
         callback_handler.remove_end_callback(self._end)
         if isinstance(error, (TorchDynamoException, FailOnRecompileLimitHit)):
             raise ConfigError(
-                f"budget.compile: torch.compile failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}; "
+                f"budget.compile: torch.compile failed with {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}; "
                 "leave budget.compile out, or see what torch says with TORCH_LOGS=dynamo,inductor"
             ) from error
 
