@@ -192,8 +192,10 @@ def _streams(record: TrialRecord) -> list[str]:
 def _same_rows(records: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:
     """One row holds one method with one set of options, and each seed once."""
     kept: list[TrialRecord] = []
-    for title, regime in dict.fromkeys((r.trial.title, r.trial.regime) for r in records):
-        row = [r for r in records if (r.trial.title, r.trial.regime) == (title, regime)]
+    rows: dict[tuple[str, str], list[TrialRecord]] = {}
+    for record in records:
+        rows.setdefault((record.trial.title, record.trial.regime), []).append(record)
+    for row in rows.values():
         row = _narrow(row, "method or option", _content, problems)
         newest: dict[int, TrialRecord] = {}
         for record in sorted(row, key=lambda r: r.environment.date):

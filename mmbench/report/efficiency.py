@@ -112,7 +112,8 @@ def _device_table(whole: Selection, part: Selection, several: bool) -> Table:
     track = whole.tracks[0]
     label = f"mean {'mAP' if whole.metric == 'map' else METRIC_LABELS[whole.metric].lower()}, {track}"
     columns = (*(m.column for m in ms), Column("mean", label, "%", 1, "higher", headline=True))
-    rows = tuple(_row(group, part, whole, ms) for group in part.rows())
+    references = _References(part)
+    rows = tuple(_row(group, references, whole, ms) for group in part.rows())
     names = {whole.dataset, *(r.data.name for r in part.records if r.data is not None)}
     reported = reported_efficiency(names, columns)
     quoted = (OTHER_PROTOCOL, EPOCH_CAVEAT) if reported else ()
@@ -145,15 +146,23 @@ def _reading(part: Selection, track: str) -> tuple[str, ...]:
     )
 
 
-def _row(group: tuple[TrialRecord, ...], part: Selection, whole: Selection, ms: tuple[Measure, ...]) -> Row:
+class _References:
+    """What the rows of one device are compared with, looked up once for all of them."""
+
+    def __init__(self, part: Selection) -> None:
+        regimes = {record.trial.regime for record in part.records}
+        self.trials = {regime: _reference(part, regime) for regime in regimes}
+        self.all_frozen = all(_reads_frozen(record) for record in part.records if record.status == "ok")
+
+
+def _row(group: tuple[TrialRecord, ...], references: _References, whole: Selection, ms: tuple[Measure, ...]) -> Row:
     finished = [record for record in group if record.status == "ok"]
     if not finished:
         return failed_row(group, len(ms) + 1)
-    reference = _reference(part, group[0].trial.regime)
-    cells = tuple(_cell(m, finished, reference) for m in ms)
+    cells = tuple(_cell(m, finished, references.trials[group[0].trial.regime]) for m in ms)
     accuracy = cell_of((mean_score(record, whole.tracks[0], whole.metric) for record in finished), 100)
     row = row_of(group, (*cells, accuracy), whole.seeds, " on this device")
-    marked = any(map(_reads_frozen, finished)) and not all(_reads_frozen(r) for r in part.records if r.status == "ok")
+    marked = any(map(_reads_frozen, finished)) and not references.all_frozen
     return replace(row, notes=(FROZEN, *row.notes)) if marked else row
 
 
