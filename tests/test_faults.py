@@ -430,11 +430,11 @@ def test_stderr_that_goes_elsewhere_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform != "linux", reason="the soak looks into /proc")
 def test_a_soak_with_random_kills_ends_complete(cache: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "soak.py"), "--trials", "40"]
+    command = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "soak.py"), "--trials", "10"]
     ended = subprocess.run(
         [*command, "--every", "2", "--out", str(tmp_path / "soak")], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "40 trials" in ended.stdout and "FAIL" not in ended.stdout
+    assert "10 trials" in ended.stdout and "FAIL" not in ended.stdout
     killed = re.findall(r"(\d+) x (?:worker|template|sweep)", ended.stdout)
-    assert sum(map(int, killed)) > 3
+    assert sum(map(int, killed)) >= 1
