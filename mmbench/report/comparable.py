@@ -157,20 +157,26 @@ def _difference(mine: str, theirs: str) -> str:
 def _same_evaluation_sets(records: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:
     """Within one seed every record must have been scored on the same corrupted samples."""
     digests = {r.trial.id: _digests(r) for r in records}
-    for seed, case, severity in sorted({key for found in digests.values() for key in found}):
+    seen: dict[tuple[int, str, int], set[str]] = {}
+    for found in digests.values():
+        for place, text in found.items():
+            seen.setdefault(place, set()).add(text)
+    for seed, case, severity in sorted(place for place, texts in seen.items() if len(texts) > 1):
         label = f"evaluation set of {case}" + (f" at severity {severity}" if severity else "")
 
         def digest(record: TrialRecord, key: tuple[int, str, int] = (seed, case, severity)) -> str | None:
-            return digests[record.trial.id].get(key)
+            found = digests[record.trial.id].get(key)
+            return None if found is None else _json(found)
 
         records = _narrow(records, label, digest, problems)
     return records
 
 
 def _digests(record: TrialRecord) -> dict[tuple[int, str, int], str]:
-    """(seed, case, severity) -> digest of the evaluation set, as JSON."""
+    """(seed, case, severity) -> digest of the evaluation set."""
     scores = (score for score in reversed(record.scores) if score.digest)
-    return {(record.trial.seed, score.case, score.severity): _json(score.digest) for score in scores}
+    seed = record.trial.seed
+    return {(seed, score.case, score.severity): str(score.digest) for score in scores}
 
 
 def _content(record: TrialRecord) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mmbench.report.stats import effective_robustness
+from mmbench.report.stats import expected_under_shift, logit_line
 
 _ROUNDING = 1e-9
 _FEWEST_LEVELS = 3  # through two clean scores any line fits
@@ -30,6 +30,10 @@ class ShiftLine:
         return len({clean for clean, _ in self.points}) >= _FEWEST_LEVELS
 
     @cached_property
+    def _fit(self) -> tuple[float, float]:
+        return logit_line(np.array(self.points))
+
+    @cached_property
     def span(self) -> tuple[float, float]:
         """Lowest and highest clean score."""
         clean = [point[0] for point in self.points]
@@ -39,7 +43,7 @@ class ShiftLine:
         """Corrupted score above that expected from the clean one; None without a line or a score inside (0, 1)."""
         if not self.fits or clean is None or corrupted is None or not 0 < clean < 1:
             return None
-        return effective_robustness(clean, corrupted, np.array(self.points))
+        return corrupted - expected_under_shift(clean, *self._fit)
 
     def covers(self, clean: float) -> bool:
         """Whether a model that set the line has a clean score this low or high, up to rounding."""

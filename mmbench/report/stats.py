@@ -214,14 +214,26 @@ def iqm_interval(
 def effective_robustness(clean: float, shifted: float, line: npt.NDArray[Any]) -> float:
     """Accuracy under shift beyond what the clean accuracy predicts (Taori et al., NeurIPS 2020).
 
-    `line` (M, 2) holds clean and shifted accuracies, all inside (0, 1), of the models that set the baseline; the line
-    is fitted between their logits. Raises ValueError with fewer than two different clean accuracies.
+    `line` (M, 2) holds clean and shifted accuracies, all inside (0, 1), of the models that set the baseline.
+    """
+    return shifted - expected_under_shift(clean, *logit_line(line))
+
+
+def expected_under_shift(clean: float, slope: float, intercept: float) -> float:
+    """The accuracy under shift that a line between logits expects of a clean accuracy inside (0, 1)."""
+    return float(expit(slope * logit(clean) + intercept))
+
+
+def logit_line(line: npt.NDArray[Any]) -> tuple[float, float]:
+    """Slope and intercept between the logits of clean and shifted accuracies, (M, 2).
+
+    Raises ValueError with fewer than two different clean accuracies.
     """
     x, y = logit(np.asarray(line, np.float64)).T
     if len(x) < 2 or np.ptp(x) == 0:
         raise ValueError("effective robustness needs two different clean accuracies to fit a line")
     fit = stats.linregress(x, y)
-    return shifted - float(expit(fit.slope * logit(clean) + fit.intercept))
+    return float(fit.slope), float(fit.intercept)
 
 
 def ppt(score: float, trainable_parameters: int) -> float:
