@@ -254,7 +254,11 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", SLOW_STEPS, str(ROOT / "mmbench" / "__main__.py"), "trial", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [*command, "--device", "cpu"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*command, "--device", "cpu"],
+        env=environment,
+        cwd=folder,  # `-c` puts it first on the path, where no other copy of the package may lie
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
