@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
 from importlib.resources import files
@@ -132,6 +132,11 @@ def parse_case(entry: str | Mapping[str, Any]) -> Case:
     _known_keys(name, entry, CASE_KEYS)
     missing = _missing(name, entry["missing"]) if entry.get("missing") is not None else None
     return Case(name, _corruption(name, entry, "audio"), _corruption(name, entry, "vision"), missing)
+
+
+def case_data(case: Case) -> dict[str, Any]:
+    """A case as plain data that `parse_case` reads back."""
+    return {key: value for key, value in asdict(case).items() if value is not None}
 
 
 def parse_cases(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Case, ...]:

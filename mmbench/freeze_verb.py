@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmbench import registry
 from mmbench.assets import use_assets
-from mmbench.cases import Case, parse_cases
+from mmbench.cases import Case, case_data, parse_cases
 from mmbench.config import Suite
 from mmbench.errors import ConfigError
 from mmbench.feed import TrialData
@@ -16,7 +16,7 @@ from mmbench.freeze import check_sets, write_sets
 from mmbench.prepare import prepare_data
 from mmbench.runner import read_suite
 from mmbench.suite_file import suite_of
-from mmbench.trials import case_data, suite_cases
+from mmbench.trials import suite_cases
 
 
 @dataclass(frozen=True)

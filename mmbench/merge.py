@@ -19,13 +19,14 @@ from mmbench.claims import claimed
 from mmbench.config import Suite
 from mmbench.errors import ConfigError
 from mmbench.files import RecordError, make_folder, write_atomic
+from mmbench.layout import EVENTS, PREDICTIONS, SPEC, STATES, SUITE
 from mmbench.records import MARKER, RECORD, TrialRecord, find_records, is_done, load_record, save_record
-from mmbench.report.board import SUITE, portable_suite
+from mmbench.report.board import portable_suite
 from mmbench.report.second import second_metric
 from mmbench.submission_files import MOST_BYTES, is_trial_id, why_not_plain
 from mmbench.suite_file import explain, load_suite
 
-BESIDE = ("predictions.parquet", "state.safetensors", "events.jsonl", "spec.json")
+BESIDE = (PREDICTIONS, STATES, EVENTS, SPEC)
 """What is copied along with a record where it is there."""
 JOINED = ("methods", "seeds")
 """Keys in which the suites of one comparison may differ: machines share out rows and seeds. The union is kept."""

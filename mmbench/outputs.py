@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 from mmbench.errors import ConfigError
 from mmbench.evaluate import Missed, Predictions
 from mmbench.files import WriteError
+from mmbench.layout import PREDICTIONS, STATES
 from mmbench.method import State
 from mmbench.streams import StreamPredictions
 from mmbench.train import Fitted
 
-PREDICTIONS = "predictions.parquet"
-STATES = "state.safetensors"
 SEPARATOR = "::"  # between the case and the tensor's name in a state file
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from mmbench.claims import HEARTBEAT_SECONDS, STALE_SECONDS, WATCH_SECONDS
 from mmbench.errors import ConfigError
 from mmbench.files import RecordError, cache_folder, make_folder, write_atomic
+from mmbench.layout import SUITE
 from mmbench.records import MARKER, RECORD, is_done
 
 CLAIM = "claim.json"
@@ -251,6 +252,6 @@ def pull_all(remote: Remote, folder: Path) -> None:
     for trial in sorted(remote.trials()):
         if not is_done(folder / "trials" / trial):
             remote.pull(trial, folder / "trials" / trial)
-    suite = remote.get("suite.yaml")
+    suite = remote.get(SUITE)
     if suite is not None:
-        write_atomic(folder / "suite.yaml", suite)
+        write_atomic(folder / SUITE, suite)

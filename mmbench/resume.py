@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmbench import registry
+from mmbench.layout import EVENTS
 from mmbench.method import State
 from mmbench.plain import Tensors, pack, unpack
 from mmbench.records import Environment
@@ -134,7 +135,7 @@ class Keeper:
     def _write(self, path: Path, place: Place, parts: Mapping[str, Part]) -> None:
         began = time.perf_counter()
         states = {name: part.state_dict() for name, part in {**parts, **self.meters}.items()}
-        events = path.with_name("events.jsonl")
+        events = path.with_name(EVENTS)
         found = {"place": vars(place), "tried": self.tried, "parts": states}
         try:
             _save({**found, "events_bytes": events.stat().st_size if events.exists() else 0}, self.keys, path)

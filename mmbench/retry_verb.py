@@ -10,6 +10,7 @@ from typing import Any
 
 from mmbench import registry
 from mmbench.errors import ConfigError
+from mmbench.layout import SUITE
 from mmbench.records import FAILED, Status
 from mmbench.runner import RunRequest, run_command
 from mmbench.status import Standing, standing
@@ -23,7 +24,7 @@ def retry_command(request: RunRequest, failed: bool, quiet: bool, as_json: bool)
     """
     folder = request.out
     assert folder is not None  # the verb's argument
-    wanted = replace(request, suite=folder / "suite.yaml", retry=(*request.retry, *(FAILED if failed else ())))
+    wanted = replace(request, suite=folder / SUITE, retry=(*request.retry, *(FAILED if failed else ())))
     statuses = wanted.statuses()
     if not statuses:
         raise ConfigError("say what to run again: --failed, or --status crashed")

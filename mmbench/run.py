@@ -33,14 +33,14 @@ from mmbench.errors import (
     StoreError,
 )
 from mmbench.evaluate import Predictions, feeds_for, predict_cases, score_all
-from mmbench.executors.base import STDERR
 from mmbench.feed import TrialData, seed_from
 from mmbench.files import no_room, remove_remains
+from mmbench.layout import EVENTS, PREDICTIONS, STATES, STDERR
 from mmbench.ledger import Ledger
 from mmbench.logs import bounded_stderr
 from mmbench.meter import Clock, EnergyMeter, PeakMeter
 from mmbench.method import Method, Recipe
-from mmbench.outputs import PREDICTIONS, STATES, save_predictions, save_states
+from mmbench.outputs import save_predictions, save_states
 from mmbench.prepare import data_facts, reopen_data, with_frozen
 from mmbench.records import (
     MARKER,
@@ -113,7 +113,7 @@ def sigterm_raises(error: type[BaseException]) -> Iterator[None]:
 
 def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None) -> TrialRecord:
     known: dict[str, Any] = {"trial": facts(trial), "environment": environment(device)}
-    log = EventLog(folder / "events.jsonl", echo)
+    log = EventLog(folder / EVENTS, echo)
     clock = Clock(device)
     keys = keys_of(trial.model_dump_json(), known["environment"])
     keeper = Keeper(folder / PROGRESS, keys, device, log, {"clock": clock})

@@ -16,9 +16,10 @@ from mmbench.desk import Desk
 from mmbench.errors import ConfigError, RefusedError
 from mmbench.evaluate import score_all
 from mmbench.feed import TrainFeed, blank, seed_from
+from mmbench.layout import STATES
 from mmbench.ledger import Ledger
 from mmbench.online import Online
-from mmbench.outputs import STATES, load_states, save_predictions
+from mmbench.outputs import load_states, save_predictions
 from mmbench.records import RECORD, OnlineFacts, PeakMemory, is_done, load_record
 from mmbench.streams import Deck, StreamResult, open_deck, run_stream, stream_scores
 from mmbench.train import SINGLE, Fitted

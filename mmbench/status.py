@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from mmbench.cases import case_data
 from mmbench.claims import is_claimed
 from mmbench.config import Suite
 from mmbench.errors import MMBenchError
 from mmbench.files import RecordError
+from mmbench.layout import SUITE
 from mmbench.records import FAILED, Status
 from mmbench.status_files import (
     UNREADABLE,
@@ -32,7 +34,7 @@ from mmbench.status_files import (
     read_spec,
 )
 from mmbench.suite_file import load_suite
-from mmbench.trials import Row, Trial, case_data, rows, suite_cases
+from mmbench.trials import Row, Trial, rows, suite_cases
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def standing(folder: Path, now: Callable[[], float] = time.time) -> Standing:
 
 def _suite(folder: Path) -> tuple[Suite | None, tuple[Row, ...] | None, str]:
     """The folder's suite and its grid, as far as they can be read, and else the reason."""
-    path = folder / "suite.yaml"
+    path = folder / SUITE
     if not folder.is_dir():
         raise RecordError(f"there is no folder {folder}; give the one that `mmbench run` writes to")
     if not path.exists() and not (folder / "trials").is_dir():

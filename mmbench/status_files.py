@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbench.claims import CLAIM
 from mmbench.errors import ConfigError
+from mmbench.layout import EVENTS
 from mmbench.records import MARKER, RECORD, Status, finished_record
+from mmbench.strict_json import read_events
 from mmbench.trials import Trial, read_trial
 
 UNREADABLE = "unreadable"
@@ -143,7 +145,7 @@ def left_behind(folder: Path) -> bool:
 
 
 def read_running(folder: Path, trial: Trial | None) -> Running:
-    first, last = _ends(folder / "events.jsonl")
+    first, last = _ends(folder / EVENTS)
     since, doing = None, ""
     for event in (*first, *last):
         if since is None or event.get("event") == "started":
@@ -172,11 +174,7 @@ def _ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _events(content: bytes) -> Iterator[dict[str, Any]]:
-    for line in content.splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        moment = event.get("time") if isinstance(event, dict) else None
+    for event in read_events(content):
+        moment = event.get("time")
         if isinstance(moment, (int, float)) and 0 <= moment < LATE:
             yield event

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from mmbench import registry
 from mmbench.cli_common import FAILED, OK, UNFINISHED
+from mmbench.layout import SUITE
 from mmbench.status import Standing, groups, standing
 from mmbench.status_files import one_line
 
@@ -178,7 +179,7 @@ def next_steps(now: Standing) -> Iterable[str]:
     folder = shlex.quote(str(now.folder))
     plugins = "".join(f" --plugin {shlex.quote(str(path))}" for path in registry.plugins())
     if now.unfinished and not now.running:
-        suite = shlex.quote(str(now.folder / "suite.yaml"))
+        suite = shlex.quote(str(now.folder / SUITE))
         yield from ("nothing is running; go on with", f"  mmbench run {suite} --out {folder}{plugins}")
     if now.failed and not now.unfinished:
         yield from ("to run what failed again", f"  mmbench retry {folder} --failed{plugins}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -23,6 +23,17 @@ def read_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("nests too deep") from None
     return value
+
+
+def read_events(content: bytes) -> Iterator[dict[str, Any]]:
+    """The objects of a log, one a line; a line that is cut, or is no event, is passed over."""
+    for line in content.splitlines():
+        try:
+            event = read_json(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            yield event
 
 
 def _integer(text: str) -> int:

@@ -15,13 +15,13 @@ from mmbench.claims import CLAIM
 from mmbench.config import Suite
 from mmbench.errors import ConfigError, MMBenchError
 from mmbench.files import RecordError
+from mmbench.layout import EVENTS, PREDICTIONS, SPEC, STATES, STDERR
 from mmbench.records import MARKER, OLD_RECORD, RECORD, TRIAL_ID, TrialRecord, is_done, load_record
 from mmbench.suite_file import load_suite
 
-PREDICTIONS = "predictions.parquet"
 TRIAL_FILES = (
     *(RECORD, MARKER, PREDICTIONS, CLAIM),
-    *("spec.json", "events.jsonl", "state.safetensors", "stderr.txt"),
+    *(SPEC, EVENTS, STATES, STDERR),
 )
 MADE_ANEW = ("README.md", "tables", "plots")
 """What a board holds beside its records; made from them, so nobody need read it."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmbench.config import Budget, Suite
 from mmbench.errors import MMBenchError
+from mmbench.layout import SUITE
 from mmbench.records import TrialRecord
 from mmbench.run import facts
 from mmbench.submission_files import Finding, Submission, Submitted
@@ -45,7 +46,7 @@ def suite_findings(found: Submission) -> Iterator[Finding]:
     """Records that are trials of no suite here, or that say otherwise than it; and trials that are not here."""
     if not found.suites:
         if not any(finding.check == "suite" for finding in found.findings):
-            yield Finding("serious", "suite", "suite.yaml", "is not there; results are read as trials of a suite")
+            yield Finding("serious", "suite", SUITE, "is not there; results are read as trials of a suite")
         return
     listed: dict[Key, list[Listed]] = {}
     for file, suite in found.suites:

@@ -23,6 +23,7 @@ from mmbench.executors.base import Executor
 from mmbench.executors.choose import Choice, make_executor
 from mmbench.executors.shared import SharedExecutor
 from mmbench.files import RecordError, write_atomic
+from mmbench.layout import SPEC, SUITE
 from mmbench.prepare import Progress, prepare_data, reopen_data, with_frozen
 from mmbench.records import FAILED, RECORD, Status, is_done, load_record
 from mmbench.remote import open_remote, pull_all
@@ -30,8 +31,6 @@ from mmbench.retry import has_status, put_aside
 from mmbench.run import sigterm_raises
 from mmbench.source import prepare_backbone
 from mmbench.trials import Digests, Row, Trial, make_trial, rows, suite_cases
-
-SUITE = "suite.yaml"
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _write_specs(planned: Iterable[tuple[Trial, Path]]) -> list[Path]:
     for trial, folder in planned:
         if not is_done(folder):
             folder.mkdir(exist_ok=True)
-            write_atomic(folder / "spec.json", trial.model_dump_json(indent=1).encode())
+            write_atomic(folder / SPEC, trial.model_dump_json(indent=1).encode())
         folders.append(folder)
     return folders
 

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.files import RecordError, make_folder, write_atomic
+from mmbench.layout import EVENTS
 from mmbench.records import RECORD, TrialRecord, find_records, is_done, load_record
 from mmbench.strict_json import read_json
 from mmbench.submission_files import is_trial_id
 
-EVENTS = "events.jsonl"
 TRACKERS: Mapping[str, str] = {
     "tensorboard": "mmbench.trackers_tensorboard",
     "wandb": "mmbench.trackers_wandb",

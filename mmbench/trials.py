@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from pydantic import Field, ValidationError
 from mmbench import registry
 from mmbench.backbone.config import preset
 from mmbench.cards import MethodCard, Track
-from mmbench.cases import Case, Missing, parse_case, parse_cases
+from mmbench.cases import Case, Missing, case_data, parse_case, parse_cases
 from mmbench.config import BackboneSpec, Budget, Config, DataConfig, MethodSpec, PartSpec, Regime, Suite
 from mmbench.errors import ConfigError
+from mmbench.layout import SPEC
 from mmbench.method_options import resolve_options
 from mmbench.records import TRIAL_ID
 from mmbench.suite_file import explain
@@ -284,14 +285,9 @@ def _foreign_corruptions(trial: Trial) -> dict[str, str]:
     return {name: registry.file_digest(o.path) for name, o in origins.items() if o.label != "mmbench"}
 
 
-def case_data(case: Case) -> dict[str, Any]:
-    """A case as plain data that `parse_case` reads back."""
-    return {key: value for key, value in asdict(case).items() if value is not None}
-
-
 def read_trial(folder: Path) -> Trial:
     """The spec in a trial's folder. Raises ConfigError naming the file."""
-    path = folder / "spec.json"
+    path = folder / SPEC
     try:
         return Trial.model_validate_json(path.read_bytes())
     except OSError as error:

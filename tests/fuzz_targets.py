@@ -31,9 +31,10 @@ from mmbench.data.manifest import cavmae_manifest
 from mmbench.data.store import INDEX, open_store
 from mmbench.errors import MMBenchError
 from mmbench.frozen import read_manifest
+from mmbench.layout import EVENTS
 from mmbench.records import load_record
 from mmbench.report.outcome_files import SampleLists, read_compact, read_predictions
-from mmbench.report.site.trial_files import EVENTS, read_curves
+from mmbench.report.trial_files import read_curves
 from mmbench.status_files import read_running
 from mmbench.suite_file import load_suite
 from mmbench.trackers import points

@@ -20,11 +20,10 @@ import yaml
 from report_records import BUDGET, data, environment, record
 
 from mmbench import metrics
-from mmbench.cases import parse_cases
+from mmbench.cases import case_data, parse_cases
 from mmbench.files import write_atomic
 from mmbench.records import Score, TrialRecord, save_record
 from mmbench.registry import corruptions
-from mmbench.trials import case_data
 
 CLASSES = 10
 GAP = 3.0

@@ -13,6 +13,7 @@ from many_records import logits_of, measured, table_of
 
 from mmbench.config import Suite
 from mmbench.files import write_atomic
+from mmbench.layout import PREDICTIONS
 from mmbench.records import RECORD, Score, TrialRecord, find_records, load_record, save_record
 from mmbench.run import facts
 from mmbench.suite_file import load_suite
@@ -20,7 +21,6 @@ from mmbench.trials import Digests, make_trial, rows
 
 BOARD = Path(__file__).resolve().parents[1] / "leaderboards" / "corruptions-tiny"
 CASES = ("complete", "noise-to-audio", "noise-to-vision", "missing-audio")
-PREDICTIONS = "predictions.parquet"
 
 
 def small_suite(seeds: tuple[int, ...] = (0, 1)) -> Suite:

@@ -21,6 +21,7 @@ LAYERS = (
         "method_options",
         "metrics",
         "strict_yaml",
+        "layout",
         "strict_json",
         "formula",
         "files",

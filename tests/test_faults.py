@@ -32,8 +32,8 @@ from mmbench.data.folders import folder_pairs
 from mmbench.data.store import Store, build_store, open_store
 from mmbench.errors import DataError, StoreError
 from mmbench.files import WriteError
+from mmbench.layout import PREDICTIONS, STATES
 from mmbench.logs import bounded_stderr, shorten
-from mmbench.outputs import PREDICTIONS, STATES
 from mmbench.records import MARKER, RECORD, is_done, load_record
 from mmbench.registry import ROOT
 from mmbench.run import run_trial

@@ -21,7 +21,7 @@ from mmbench.dispatch import Event
 from mmbench.errors import ConfigError
 from mmbench.executors.base import BUSY, Finished
 from mmbench.executors.local import Slot, local_slots
-from mmbench.outputs import PREDICTIONS, STATES
+from mmbench.layout import PREDICTIONS, STATES
 from mmbench.records import MARKER, RECORD, Status, TrialRecord, is_done, load_record
 from mmbench.run import run_trial
 from mmbench.suite_file import parse_suite

@@ -30,10 +30,10 @@ from mmbench.report.plots import write_plots
 from mmbench.report.ranking import Ranking
 from mmbench.report.scatter import COSTS, accuracy_against, front
 from mmbench.report.seeds import seed_spread
-from mmbench.report.site.trial_files import Curve
-from mmbench.report.site.trial_files import Point as Epoch
 from mmbench.report.stats import Friedman
 from mmbench.report.training import mean_curve
+from mmbench.report.trial_files import Curve
+from mmbench.report.trial_files import Point as Epoch
 from mmbench.report.trial_plots import write_method_plots, write_trial_plots
 
 PLACE = ("synthetic-av", "cavmae-tiny")

@@ -13,8 +13,8 @@ from report_records import data, record
 from mmbench.files import RecordError
 from mmbench.records import TrialRecord
 from mmbench.report.site.drawing import draw
-from mmbench.report.site.trial_files import Curve, Point, read_curves, read_mistakes
 from mmbench.report.site.trial_page import view_of
+from mmbench.report.trial_files import Curve, Point, read_curves, read_mistakes
 
 CLASSES = ("siren", "rain", "gong")
 Rows = list[tuple[str, str, int, list[float]]]

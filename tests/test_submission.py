@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from report_records import save
-from results_bed import PREDICTIONS, edit, edit_predictions, trial_folder, write_results
+from results_bed import edit, edit_predictions, trial_folder, write_results
 from typer.testing import CliRunner
 
 from mmbench.cli import app
+from mmbench.layout import PREDICTIONS
 from mmbench.records import MARKER, RECORD, Score, TrialRecord, find_records, load_record
 from mmbench.submission import Outcome, check_submission
 from mmbench.submission_files import Finding

@@ -12,11 +12,11 @@ import torch
 
 from mmbench import registry, run, sweep
 from mmbench.assets import assets_digest, assets_root, use_assets
-from mmbench.cases import named_cases, parse_case
+from mmbench.cases import case_data, named_cases, parse_case
 from mmbench.errors import ConfigError
 from mmbench.method_options import resolve_options
 from mmbench.suite_file import parse_suite
-from mmbench.trials import Digests, Trial, case_data, make_trial, read_trial, rows
+from mmbench.trials import Digests, Trial, make_trial, read_trial, rows
 
 FOLDERS = {"backbone": Path("/models/b"), "store": Path("/stores/s")}
 SUITE: dict[str, Any] = {"name": "s", "methods": ["lora-qv"], "regimes": ["casewise"], "seeds": [3]}

@@ -18,7 +18,6 @@ INTERRUPTED = 130
 """Exit code of a worker that was asked to stop; its trial has no record and runs again."""
 OUTSIDE = 74
 """Exit code of a worker stopped by what no trial can help: a full disk, a store that changed. There is no record."""
-STDERR = "stderr.txt"
 # The file, not `-m`: that would put the current folder first on the path, where another `methods` may lie.
 ENTRY = ROOT / "mmbench" / "__main__.py"
 

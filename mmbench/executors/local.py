@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.environment import WORKERS
-from mmbench.executors.base import ENTRY, GRACE_SECONDS, STDERR, Finished, tail
+from mmbench.executors.base import ENTRY, GRACE_SECONDS, Finished, tail
 from mmbench.executors.workers import Template, Worker, end, execute
+from mmbench.layout import STDERR
 
 PRELOAD = ("mmbench.cli", "mmbench.run")
 """What every trial imports. A method's own libraries are left to its trials: a peak of memory counts them where they

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.errors import ConfigError
-from mmbench.executors.base import STDERR, Finished, Share, parse_options, tail
+from mmbench.executors.base import Finished, Share, parse_options, tail
 from mmbench.executors.there import run_there
+from mmbench.layout import STDERR
 
 OPTIONS: dict[str, type] = {"address": str, "cpus": int}
 LOST = -9

@@ -16,6 +16,7 @@ from typing import Any
 from mmbench.errors import ConfigError
 from mmbench.executors.base import Finished, Share, parse_options, tail
 from mmbench.executors.there import EXIT_CODE, run_there
+from mmbench.layout import STDERR
 from mmbench.records import is_done
 
 OPTIONS: dict[str, type] = {
@@ -98,7 +99,7 @@ class SlurmExecutor:
         folder = self._jobs.pop(job)
         self._gone.pop(job, None)
         try:
-            return Finished(folder, int((folder / EXIT_CODE).read_text()), tail(folder / "stderr.txt"))
+            return Finished(folder, int((folder / EXIT_CODE).read_text()), tail(folder / STDERR))
         except (OSError, ValueError):
             return Finished(folder, LOST, f"Slurm task {job} left the queue without telling how it ended")
 

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mmbench.executors.base import ENTRY, GRACE_SECONDS, STDERR
+from mmbench.executors.base import ENTRY, GRACE_SECONDS
 from mmbench.files import write_atomic
+from mmbench.layout import STDERR
 
 EXIT_CODE = "exit-code"
 """File beside the record that tells how the trial's process ended, for executors that learn it from nowhere else."""

@@ -12,6 +12,7 @@ from zlib import crc32
 
 from mmbench.cards import Track
 from mmbench.files import RecordError
+from mmbench.layout import PREDICTIONS
 from mmbench.records import TrialRecord, find_records, load_record
 from mmbench.report.blocks import Block, By, blocks_of, reading
 from mmbench.report.case_scores import CaseValue, block_mean, floats, over_cases, scored_on
@@ -31,7 +32,7 @@ from mmbench.report.model import (
 from mmbench.report.notes import facts_of, how_made, provenance_of
 from mmbench.report.outcomes import Outcomes, load_outcomes
 from mmbench.report.published import OTHER_PROTOCOL, reported_accuracy
-from mmbench.report.second import PREDICTIONS, second_notes, with_second, with_second_scores
+from mmbench.report.second import second_notes, with_second, with_second_scores
 from mmbench.report.standing import mark_first, standing_notes, standings, with_standing
 
 METRIC_LABELS = {"accuracy": "Accuracy", "map": "Mean average precision"}

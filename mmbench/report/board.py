@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from mmbench.files import RecordError, write_atomic
+from mmbench.layout import SUITE
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import Board, load_board
 from mmbench.report.comparable import select
@@ -23,7 +24,6 @@ from mmbench.report.text import as_markdown, escape_markdown
 from mmbench.strict_yaml import read_yaml
 
 README = "README.md"
-SUITE = "suite.yaml"
 TABLES = "tables"
 PLOTS = "plots"
 RECORDS = "records"

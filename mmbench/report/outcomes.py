@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mmbench.files import RecordError
+from mmbench.layout import PREDICTIONS
 from mmbench.records import TrialRecord
 from mmbench.report.outcome_files import Coded, Key, SampleLists, read_compact, read_predictions, write_compact
 
-PREDICTIONS = "predictions.parquet"
 OUTCOMES = "outcomes.parquet"
 _STEPS = 255  # of the confidence, one byte a sample
 _ROUNDING = 1e-6

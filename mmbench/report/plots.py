@@ -23,8 +23,8 @@ from mmbench.report.ranking import RANKING, ranking
 from mmbench.report.robustness import ROBUSTNESS
 from mmbench.report.scatter import COSTS, accuracy_against
 from mmbench.report.seeds import seed_spread
-from mmbench.report.site.trial_files import trial_folders
 from mmbench.report.training import training_curves
+from mmbench.report.trial_files import trial_folders
 
 _MOST_COLUMNS = 40
 

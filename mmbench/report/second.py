@@ -25,7 +25,6 @@ from mmbench.report.conditions import conditions_of, corruptions_of
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTIONS = "predictions.parquet"
 VISIBLE = 0.0005  # half of the last decimal that tables of percent show
 _LABEL_PARTS = re.compile(r"[,;/()]")
 

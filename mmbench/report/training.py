@@ -13,7 +13,7 @@ from mmbench.report.curves import LineStyle, draw_line
 from mmbench.report.families import family_legend, marker_style
 from mmbench.report.figures import Drawing, label, new_figure, row_label, spans_far
 from mmbench.report.model import Table, plain
-from mmbench.report.site.trial_files import Curve, read_curves
+from mmbench.report.trial_files import Curve, read_curves
 
 Points = Sequence[tuple[float, float]]  # share of the training in percent, loss
 

@@ -11,8 +11,8 @@ from mmbench.report.comparable import Selection, select
 from mmbench.report.figures import Plot, save_drawing, style
 from mmbench.report.model import Row, Table
 from mmbench.report.outcome_plots import outcome_plots
-from mmbench.report.site.trial_files import trial_folders
 from mmbench.report.training import training_curves
+from mmbench.report.trial_files import trial_folders
 
 _MOST_ROWS = 4
 """Regimes of a method that stand side by side."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmbench.report.site.trial_files import Curve
+from mmbench.report.trial_files import Curve
 
 WIDTH, HEIGHT = 560, 180
 """Of the area between the axes, in units of the drawing."""

@@ -16,7 +16,7 @@ from mmbench.report.notes import budget_words, device_words
 from mmbench.report.site.drawing import Drawing, draw
 from mmbench.report.site.model import Fact
 from mmbench.report.site.render import megabytes, number
-from mmbench.report.site.trial_files import Curve, Mistake, read_curves, read_mistakes
+from mmbench.report.trial_files import Curve, Mistake, read_curves, read_mistakes
 
 PERCENT = ("accuracy", "map", "ece")
 """Metrics that are shares; also where they begin with one of these."""

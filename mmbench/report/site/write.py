@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from mmbench.report.board import SUITE, all_problems
+from mmbench.layout import SUITE
+from mmbench.report.board import all_problems
 from mmbench.report.conditions import Group
 from mmbench.report.model import STATUS_WORDS, Table, plain
 from mmbench.report.notes import how_made
@@ -18,8 +19,8 @@ from mmbench.report.site.content import Content, narrowed
 from mmbench.report.site.lists import method_rows, trial_rows
 from mmbench.report.site.model import Extras
 from mmbench.report.site.render import Pages
-from mmbench.report.site.trial_files import trial_folders
 from mmbench.report.site.trial_page import view_of
+from mmbench.report.trial_files import trial_folders
 
 PARETO = ("accuracy-memory", "accuracy-time")
 """Kinds of plots that show what a score costs."""

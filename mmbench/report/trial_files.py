@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmbench.files import RecordError
+from mmbench.layout import EVENTS, PREDICTIONS
 from mmbench.records import TrialRecord
 from mmbench.report.comparable import FALLBACKS
-from mmbench.report.second import PREDICTIONS
-from mmbench.strict_json import read_json
+from mmbench.strict_json import read_events
 
-EVENTS = "events.jsonl"
 FINAL = "final/"
 """How the job of an epoch begins that belongs to the final training, not to tuning."""
 MOST_MISTAKES = 12
@@ -64,12 +63,12 @@ def trial_folders(folder: Path) -> dict[str, Path]:
 def read_curves(folder: Path) -> tuple[Curve, ...]:
     """Losses of the final training; lines that are no epochs are passed over, and a missing file is no curve."""
     try:
-        lines = (folder / EVENTS).read_text(encoding="utf-8", errors="replace").splitlines()
+        content = (folder / EVENTS).read_bytes()
     except OSError:
         return ()
     found: dict[str, list[Point]] = {}
-    for entry in map(_json, lines):
-        if not isinstance(entry, dict) or entry.get("event") != "epoch":
+    for entry in read_events(content):
+        if entry.get("event") != "epoch":
             continue
         job, point = str(entry.get("job")), _point(entry)
         if job.startswith(FINAL) and point is not None:
@@ -82,13 +81,6 @@ def _point(entry: dict[str, object]) -> Point | None:
     if not isinstance(samples, int) or samples < 1 or not isinstance(loss, (int, float)) or not math.isfinite(loss):
         return None
     return Point(samples, float(loss))
-
-
-def _json(line: str) -> object:
-    try:
-        return read_json(line)
-    except ValueError:
-        return None
 
 
 def read_mistakes(record: TrialRecord, folder: Path, most: int = MOST_MISTAKES) -> tuple[Mistake, ...]:
