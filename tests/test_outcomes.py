@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from outcome_records import CASES, IDS, LABELS, answers, predictions, put, results, trial_of
-from report_records import accuracy, cell, data, record, scores
+from report_records import accuracy, cell, data, environment, record, scores
 
 from mmbench.report.aggregate import accuracy_table, load_board
 from mmbench.report.board import write_board
@@ -63,6 +64,38 @@ def test_a_board_keeps_the_outcomes_in_one_file_and_hands_them_on(tmp_path: Path
     assert [t.read_bytes() for t in tables[0]] == [t.read_bytes() for t in tables[1]]
 
 
+def test_results_added_to_a_board_leave_the_outcomes_of_its_other_trials(tmp_path: Path) -> None:
+    made = results(tmp_path / "runs")
+    write_board(tmp_path / "runs", tmp_path / "whole", formats=("csv",))
+    for part, kept in (("one", ("good",)), ("two", ("fair", "poor"))):
+        for entry in made:
+            if entry.trial.title in kept:
+                shutil.copytree(*(tmp_path / name / "trials" / entry.trial.id for name in ("runs", part)))
+        assert write_board(tmp_path / part, tmp_path / "board", formats=("csv",)).problems == ()
+    board, whole = ((tmp_path / name / "outcomes.parquet").read_bytes() for name in ("board", "whole"))
+    assert board == whole
+    (tmp_path / "one" / "trials" / made[0].trial.id / "predictions.parquet").unlink()
+    write_board(tmp_path / "one", tmp_path / "board", formats=("csv",))
+    assert (tmp_path / "board" / "outcomes.parquet").read_bytes() == whole
+
+
+def test_an_older_record_does_not_replace_the_newer_one_of_a_board(tmp_path: Path) -> None:
+    right = answers(0.5, 1), answers(0.9, 2)
+    days = (environment(date=f"2026-03-0{day}T10:00:00+00:00") for day in (1, 2))
+    old, new = (trial_of("a", rows, environment=day) for rows, day in zip(right, days, strict=True))
+    assert old.trial.id == new.trial.id
+    for name, entry, rows in (("old", old, right[0]), ("new", new, right[1])):
+        put(tmp_path / name, entry, predictions(rows))
+    write_board(tmp_path / "new", tmp_path / "board", formats=("csv",))
+    kept = (tmp_path / "board" / "outcomes.parquet").read_bytes()
+    written = write_board(tmp_path / "old", tmp_path / "board", formats=("csv",))
+    assert written.board.records == (new,) and (tmp_path / "board" / "outcomes.parquet").read_bytes() == kept
+    assert [text for text in written.problems if "newer record" in text and "a (" in text]
+    write_board(tmp_path / "old", tmp_path / "other", formats=("csv",))
+    assert write_board(tmp_path / "new", tmp_path / "other", formats=("csv",)).board.records == (new,)
+    assert (tmp_path / "other" / "outcomes.parquet").read_bytes() == kept
+
+
 def test_many_classes_survive_the_compact_file(tmp_path: Path) -> None:
     entry = record("a", data=data(classes=tuple(map(str, range(300)))), scores=scores({"complete": 1.0}))
     table = pa.table(
@@ -78,10 +111,11 @@ def test_many_classes_survive_the_compact_file(tmp_path: Path) -> None:
         }
     )
     put(tmp_path, entry, table)
-    assert write_outcomes(load_outcomes(tmp_path, [entry]), [entry], tmp_path / "outcomes.parquet")
+    found = load_outcomes(tmp_path, [entry]).all_of(entry)
+    assert write_outcomes({entry.trial.id: found}, tmp_path / "outcomes.parquet")
     (tmp_path / "trials" / entry.trial.id / "predictions.parquet").unlink()
-    found = load_outcomes(tmp_path, [entry]).of(entry, "complete", 0, "blind")
-    assert found is not None and found.predicted.tolist() == [299, 3]
+    sampled = load_outcomes(tmp_path, [entry]).of(entry, "complete", 0, "blind")
+    assert sampled is not None and sampled.predicted.tolist() == [299, 3]
 
 
 def broken(table: pa.Table, how: str) -> pa.Table:

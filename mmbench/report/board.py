@@ -13,7 +13,7 @@ from mmbench.files import RecordError, write_atomic
 from mmbench.layout import SUITE
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import Board, load_board
-from mmbench.report.comparable import select
+from mmbench.report.comparable import name_of, select
 from mmbench.report.figures import Plot
 from mmbench.report.model import plain
 from mmbench.report.outcomes import OUTCOMES, write_outcomes
@@ -56,8 +56,8 @@ def write_board(
     copied: tuple[Path, ...] = ()
     lost = board.problems
     if out is not None and out.resolve() != folder.resolve():
-        copied = _publish(board, out)
-        lost += board.outcomes.problems
+        copied, more = _publish(board, out)
+        lost += more
         board = load_board(out)
         lost = tuple(dict.fromkeys((*lost, *board.problems)))
     tables = write_tables(board, target / TABLES, wanted)
@@ -89,20 +89,39 @@ def _make_folders(target: Path) -> None:
         raise RecordError(f"cannot write board {target}: {error.strerror}; choose another folder with --out") from None
 
 
-def _publish(board: Board, out: Path) -> tuple[Path, ...]:
-    """Copy records, outcomes and the suite unless the board has its own, without what names one machine's folders."""
+def _publish(board: Board, out: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Add records, outcomes and the suite to what the board holds; returns the files and what was not taken.
+
+    Of a trial on both sides the newer record stays. Nothing that names one machine's folders is written.
+    """
     (out / RECORDS).mkdir(exist_ok=True)
     written = []
     if (board.folder / SUITE).is_file() and not (out / SUITE).exists():
         write_atomic(out / SUITE, portable_suite((board.folder / SUITE).read_text(encoding="utf-8")).encode())
         written.append(out / SUITE)
-    for record in board.records:
-        path = out / RECORDS / f"{record.trial.id}.json"
+    there = _held(out)
+    newest = {record.trial.id: record.environment.date for record in there.records}
+    fresh = {r.trial.id: r for r in board.records if r.environment.date >= newest.get(r.trial.id, "")}
+    for id, record in fresh.items():
+        path = out / RECORDS / f"{id}.json"
         write_atomic(path, (_without_traceback(record).model_dump_json(indent=1) + "\n").encode())
         written.append(path)
-    if write_outcomes(board.outcomes, board.records, out / OUTCOMES):
+    outcomes = {r.trial.id: there.outcomes.all_of(r) for r in there.records if r.trial.id not in fresh}
+    # What the board kept of a trial may still fit its record when that comes without predictions.
+    outcomes |= {id: board.outcomes.all_of(r) or there.outcomes.all_of(r) for id, r in fresh.items()}
+    if write_outcomes(outcomes, out / OUTCOMES):
         written.append(out / OUTCOMES)
-    return tuple(written)
+    stale = (record for record in board.records if record.trial.id not in fresh)
+    told = (f"{name_of(record)}: the board has a newer record of this trial, which stays" for record in stale)
+    return tuple(written), (*there.outcomes.problems, *board.outcomes.problems, *told)
+
+
+def _held(out: Path) -> Board:
+    """What a board's folder holds before more is added; damaged records are told when it is read again."""
+    try:
+        return load_board(out)
+    except RecordError:
+        return Board(out, "", (), ())
 
 
 def portable_suite(text: str) -> str:

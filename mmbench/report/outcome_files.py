@@ -167,12 +167,16 @@ def _narrow(classes: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
 def write_compact(kept: Mapping[str, Mapping[Key, Coded]], path: Path) -> None:
     """The outcomes of many trials in one file: two bytes a sample before compression, sample names once."""
     numbers: dict[int, int] = {}
+    lists: dict[tuple[tuple[str, ...], bytes], int] = {}  # equal ones of several boards are one
     rows: list[tuple[Any, ...]] = []
     for trial_id, entries in kept.items():
         for key, coded in entries.items():
-            new = id(coded.list) not in numbers
-            number = numbers.setdefault(id(coded.list), len(numbers))
-            listed = (coded.list.samples, coded.list.labels) if new else (None, None)
+            held = coded.list
+            known = len(lists)
+            if id(held) not in numbers:
+                numbers[id(held)] = lists.setdefault((held.samples, held.labels.tobytes()), known)
+            number = numbers[id(held)]
+            listed = (held.samples, held.labels) if len(lists) > known else (None, None)
             wide = coded.predicted.max(initial=0) > 255
             predicted = coded.predicted.astype("<u2" if wide else np.uint8).tobytes()
             names = (trial_id, *(getattr(key, name) for name in _KEYS))

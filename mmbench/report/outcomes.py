@@ -124,10 +124,9 @@ def load_outcomes(folder: Path, records: Iterable[TrialRecord]) -> Outcomes:
     return Outcomes({k: v for k, v in beside.items() if k in wanted}, compact if compact.is_file() else None)
 
 
-def write_outcomes(outcomes: Outcomes, records: Iterable[TrialRecord], path: Path) -> bool:
-    """The outcomes of these records in one file; False, and no file, if there are none. Equal input, equal bytes."""
-    found = {record.trial.id: outcomes.all_of(record) for record in sorted(records, key=lambda r: r.trial.id)}
-    kept = {trial_id: entries for trial_id, entries in found.items() if entries}
+def write_outcomes(found: Mapping[str, Mapping[Key, Coded]], path: Path) -> bool:
+    """The outcomes of trials by id in one file; False, and no file, if there are none. Equal input, equal bytes."""
+    kept = {trial_id: found[trial_id] for trial_id in sorted(found) if found[trial_id]}
     if kept:
         write_compact(kept, path)
     return bool(kept)
