@@ -106,7 +106,7 @@ def _second(record: TrialRecord, predictions: Path) -> Iterator[str]:
     theirs = {(s.case, s.severity, s.track, s.stream, s.update): s.value for s in again.scores if s.metric in names}
     for key, value in mine.items():
         other = theirs.get(key)
-        if (value is None) != (other is None) or (value and other and abs(value - other) > TOLERANCE):
+        if value != other and (value is None or other is None or abs(value - other) > TOLERANCE):
             yield f"second score of {key[0]} ({key[2]}) is {value} in the record; its predictions give {other}"
 
 
@@ -134,9 +134,9 @@ def _beside(records: Sequence[TrialRecord], board: Path) -> Iterator[Finding]:
         raise RecordError(f"no record in {board}; give a board or a results folder to --against")
     mine = {record.trial.id: record for record in records}
     for id in sorted(known.keys() & mine.keys()):
-        changed = sorted(set(_values(mine[id])) ^ set(_values(known[id])))
-        if changed:
-            message = f"the board has this trial with other scores, as {changed[0][4]} of {changed[0][0]}"
+        changed = min(set(_values(mine[id])) ^ set(_values(known[id])), key=str, default=None)
+        if changed is not None:
+            message = f"the board has this trial with other scores, as {changed[4]} of {changed[0]}"
             yield Finding("note", "board", id, message)
     others = [record for id, record in known.items() if id not in mine]
     told = {*_apart(others), *_apart(records)}

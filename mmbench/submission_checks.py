@@ -160,8 +160,9 @@ def _odd_reason(score: Score, record: TrialRecord) -> Iterator[str]:
         return
     written = [c for c in record.trial.contents.get("cases", ()) if isinstance(c, dict) and c.get("name") == score.case]
     try:
-        applies = bool(written) and unmet(parse_case(written[0]), still_pictures=True) is None
+        applies = unmet(parse_case(written[0] if written else score.case), still_pictures=True) is None
     except MMBenchError:
+        yield "is called not applicable, but its record does not say what the case is"
         return
     if applies:
         yield "is called not applicable; this case applies to any data"

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from mmbench.cli import app
 from mmbench.layout import PREDICTIONS
 from mmbench.records import MARKER, RECORD, Score, TrialRecord, find_records, load_record
+from mmbench.report.second import second_metric
 from mmbench.submission import Outcome, check_submission
 from mmbench.submission_files import Finding
 
@@ -127,6 +128,12 @@ def without_a_case(record: TrialRecord) -> TrialRecord:
     return record.model_copy(update={"scores": tuple(s for s in record.scores if s.case != "missing-audio")})
 
 
+def hidden_case(record: TrialRecord) -> TrialRecord:
+    """A bad case called not applicable, in a record that no longer says what the case is."""
+    bare = trial(contents={key: value for key, value in record.trial.contents.items() if key != "cases"})(record)
+    return scored("accuracy", "missing-audio", value=None, reason="not applicable: too hard")(bare)
+
+
 def other_lr(record: TrialRecord) -> TrialRecord:
     return record.model_copy(update={"lr": 0.5})
 
@@ -164,6 +171,7 @@ EDITED = {
         "scores",
         "this case applies to any data",
     ),
+    "evaded without the case": (hidden_case, "scores", "this case applies to any data"),
     "crash": (lambda r: r.model_copy(update={"status": "crashed"}), "status", "crashed, which is no result"),
 }
 
@@ -307,6 +315,30 @@ def test_a_board_with_other_scores_of_a_trial_is_told(results: Path, board: Path
     path.write_text(scored("accuracy", "complete", value=0.1)(load_record(path)).model_dump_json())
     (finding,) = check_submission(results, board).findings
     assert (finding.severity, finding.place) == ("note", path.stem)
+
+
+def test_a_board_without_a_score_that_the_results_have_is_told(results: Path, board: Path) -> None:
+    path = next(find_records(board))
+    path.write_text(scored("accuracy", "complete", value=None)(load_record(path)).model_dump_json())
+    told = [f.message for f in check_submission(results, board).findings if f.check == "board"]
+    assert told and "with other scores, as accuracy of complete" in told[0]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.9, None])
+def test_a_second_score_that_the_predictions_do_not_give_is_caught(results: Path, value: float | None) -> None:
+    def forged(record: TrialRecord) -> TrialRecord:
+        assert record.data is not None
+        first = next(score for score in record.scores if (score.metric, score.case) == ("accuracy", "noise-to-audio"))
+        second = first.model_copy(update={"metric": second_metric("accuracy"), "value": value})
+        data = record.data.model_copy(update={"classes": ("rain", *record.data.classes[1:])})
+        cases = [{"name": name} for name in record.trial.cases]
+        cases[record.trial.cases.index("noise-to-audio")]["audio"] = "avc/rain-sound@3"
+        rainy = trial(contents={**record.trial.contents, "cases": cases})(record)
+        return rainy.model_copy(update={"scores": (*record.scores, second), "data": data})
+
+    edit(trial_folder(results), forged)
+    (found,) = serious(check_submission(results), "recomputed")
+    assert found.message.startswith(f"second score of noise-to-audio (blind) is {value} in the record")
 
 
 def damage_bytes(path: Path) -> None:
