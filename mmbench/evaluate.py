@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -180,12 +180,11 @@ def _scores(entry: Predictions | Missed, multi_label: bool) -> Iterator[Score]:
     place = Score(case=entry.case, severity=entry.severity, track=entry.track, metric="accuracy", value=None, n=0)
     if isinstance(entry, Missed):
         metric = "map" if multi_label else "accuracy"
-        yield place.model_copy(update={"metric": metric, "n": entry.samples, "reason": entry.reason})
+        yield replace(place, metric=metric, n=entry.samples, reason=entry.reason)
         return
     for metric, value in _values(entry, multi_label).items():
         reason = None if value is not None else "not defined for these predictions"
-        found = {"metric": metric, "value": value, "n": len(entry.ids), "reason": reason, "digest": entry.digest}
-        yield place.model_copy(update=found)
+        yield replace(place, metric=metric, value=value, n=len(entry.ids), reason=reason, digest=entry.digest)
 
 
 def _values(entry: Predictions, multi_label: bool) -> dict[str, float | None]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import from_json
 
 from mmbench.cards import Track
 from mmbench.files import RecordError, write_atomic
-from mmbench.strict_json import Plain, read_json
+from mmbench.strict_json import LARGEST_INTEGER, Plain
 
 SCHEMA = 2
 TRIAL_ID = r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}$"
@@ -22,8 +24,11 @@ FAILED: tuple[Status, ...] = ("does-not-fit", "diverged", "over-budget", "crashe
 """What counts as a failure: all but a result and a refusal, which was foreseen."""
 
 
+Whole = Annotated[int, Field(gt=-LARGEST_INTEGER, lt=LARGEST_INTEGER)]
+
+
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Failure(Part):
@@ -53,7 +58,7 @@ class TrialFacts(Part):
     """Training strategies, the innermost first."""
     online: str | None = None
     """The online adapter; such records have tables of their own."""
-    seed: int
+    seed: Whole
     options: Plain
     budget: Plain
     cases: tuple[str, ...]
@@ -73,8 +78,8 @@ class Environment(Part):
     device: str
     """GPU model, or the processor's name."""
     device_kind: Literal["cpu", "cuda"]
-    threads: int
-    workers: int | None = None
+    threads: Whole
+    workers: Whole | None = None
     """Trials at a time on the machine; None for one run by hand."""
     packages: dict[str, str]
     commit: str | None = None
@@ -91,9 +96,9 @@ class DataFacts(Part):
     digest: str
     classes: tuple[str, ...]
     multi_label: bool
-    train: int
-    val: int
-    test: int
+    train: Whole
+    val: Whole
+    test: Whole
     split: str
     leaks: bool
     note: str = ""
@@ -106,7 +111,7 @@ class DataFacts(Part):
 class BackboneFacts(Part):
     name: str
     digest: str
-    parameters: int
+    parameters: Whole
     fusion: str
 
 
@@ -116,20 +121,19 @@ class TuningTrial(Part):
     lr: float
     score: float | None
     """Mean validation accuracy (or mAP) over the training cases; None where the trial diverged."""
-    samples: int
+    samples: Whole
 
 
-class Score(Part):
-    """One number, long form."""
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Score:
+    """One number, long form. A board holds a million of them, hence no model, which takes three times the memory."""
 
     case: str
-    severity: int = 0
-    """0 where the case has no scale."""
+    severity: Whole = 0  # where the case has no scale
     track: Track
-    metric: str
-    """accuracy, map, nll, ece ..."""
+    metric: str  # accuracy, map, nll, ece ...
     value: float | None
-    n: int
+    n: Whole
     reason: str | None = None
     digest: str | None = None
     """SHA-256 of the corrupted evaluation set; two records enter one table only if it agrees."""
@@ -146,10 +150,10 @@ class OnlineFacts(Part):
     options: Plain
     base: str
     """Id of the trial that trained it."""
-    updated_parameters: int
+    updated_parameters: Whole
     forwards_per_sample: float
     backwards_per_sample: float
-    source_samples: int
+    source_samples: Whole
     update_seconds_per_sample: float | None
     used_share: float | None
     """Share of the test samples that entered an update, over all streams."""
@@ -173,21 +177,21 @@ class PhaseSeconds(Part):
 class PeakMemory(Part):
     """Peak since the phase began; None where the platform does not tell."""
 
-    allocated_bytes: int | None = None
-    reserved_bytes: int | None = None
-    rss_bytes: int | None = None
+    allocated_bytes: Whole | None = None
+    reserved_bytes: Whole | None = None
+    rss_bytes: Whole | None = None
     """Peak resident size of the process (CPU)."""
 
 
 class TrainingState(Part):
     """Device-independent bytes one optimiser step holds at `batch` samples at once."""
 
-    parameters_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    activations_bytes: int
+    parameters_bytes: Whole
+    gradients_bytes: Whole
+    optimizer_bytes: Whole
+    activations_bytes: Whole
     """Distinct storages saved for backward, parameters excluded."""
-    batch: int
+    batch: Whole
 
     @property
     def total_bytes(self) -> int:
@@ -197,22 +201,22 @@ class TrainingState(Part):
 class Costs(Part):
     """What it cost. None means not measured, never zero."""
 
-    trainable_parameters: int
+    trainable_parameters: Whole
     """Elements of tensors that received a gradient, head included."""
-    head_parameters: int
+    head_parameters: Whole
     """The part of them that belongs to the classification head."""
-    total_parameters: int
-    stored_bytes: int
+    total_parameters: Whole
+    stored_bytes: Whole
     """Bytes of everything a user must keep beside the backbone, over all case-wise states."""
     seconds: PhaseSeconds
     epoch_seconds: float | None
     """Training-step time of one pass over the training split, from steps after the warm-up."""
     step_seconds_median: float | None
     step_seconds_std: float | None
-    steps: int
-    samples_seen: int
+    steps: Whole
+    samples_seen: Whole
     """Training samples forwarded in the final training, over all phases, extra forwards included."""
-    micro_batch: int | None
+    micro_batch: Whole | None
     train_memory: PeakMemory
     eval_memory: PeakMemory
     training_state: TrainingState | None
@@ -273,8 +277,7 @@ def load_record(path: Path) -> TrialRecord:
     Raises RecordError naming the file if it is missing, damaged or of a newer schema.
     """
     try:
-        content = read_json(path.read_text(encoding="utf-8"))
-        return TrialRecord.model_validate(_upgrade(content))
+        return TrialRecord.model_validate(_upgrade(from_json(path.read_bytes())))
     except OSError as error:
         raise RecordError(f"cannot read record {path}: {error.strerror}") from None
     except (ValidationError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -257,7 +257,7 @@ class _Tally:
 def stream_scores(found: Sequence[StreamPredictions]) -> tuple[Score, ...]:
     """Accuracy, NLL and calibration error of each case before and after the updates."""
     return tuple(
-        score.model_copy(update={"stream": entry.stream, "update": entry.update})
+        replace(score, stream=entry.stream, update=entry.update)
         for entry in found
         for score in score_all((entry,), multi_label=False)
     )

@@ -37,16 +37,19 @@ def read_events(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _integer(text: str) -> int:
-    value = int(text) if len(text) < 24 else LARGEST_INTEGER
+    return _bounded(int(text) if len(text) < 24 else LARGEST_INTEGER)
+
+
+def _bounded(value: int) -> int:
     if abs(value) >= LARGEST_INTEGER:
-        raise ValueError(f"{text[:40]} is an integer of more than 64 bits")
+        raise ValueError("holds an integer of more than 64 bits")
     return value
 
 
-def _finite(text: str) -> float:
+def _finite(text: str | float) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is no finite number")
+        raise ValueError(f"{str(text)[:40]} is no finite number")
     return value
 
 
@@ -55,15 +58,19 @@ def _checked(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _check(part: object, depth: int) -> None:
+def _check(part: Mapping[str, Any] | list[Any] | tuple[Any, ...], depth: int) -> None:
+    """Leaves are looked at in place: a board holds millions, and a call for each would take longer than all else."""
     if depth > MOST_DEPTH:
         raise ValueError(f"nests more than {MOST_DEPTH} levels deep")
-    if isinstance(part, str):
-        part.encode()  # UnicodeEncodeError is a ValueError
-    elif isinstance(part, Mapping):
-        _check((*part, *part.values()), depth + 1)
-    elif isinstance(part, (list, tuple)):
-        for entry in part:
+    for entry in (*part, *part.values()) if isinstance(part, Mapping) else part:
+        if isinstance(entry, str):
+            if not entry.isascii():
+                entry.encode()  # UnicodeEncodeError is a ValueError
+        elif isinstance(entry, float):
+            _finite(entry)
+        elif isinstance(entry, int):
+            _bounded(entry)
+        elif isinstance(entry, (Mapping, list, tuple)):
             _check(entry, depth + 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,18 @@ def test_a_cut_record_and_one_with_an_unknown_field_are_damaged(tmp_path: Path) 
         (tmp_path / RECORD).write_text(text)
         with pytest.raises(RecordError, match="damaged"):
             load_record(tmp_path / RECORD)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "9" * 30])
+@pytest.mark.parametrize("key", ["seed", "n", "epochs"])
+def test_numbers_that_no_later_step_could_take_are_damage(tmp_path: Path, key: str, number: str) -> None:
+    save_record(record("lora-qv"), tmp_path)
+    whole = (tmp_path / RECORD).read_text()
+    text = re.sub(rf'"{key}": ?[\d.]+', f'"{key}": {number}', whole, count=1)
+    assert text != whole
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(RecordError, match="damaged"):
+        load_record(tmp_path / RECORD)
 
 
 def test_a_record_that_is_not_there_is_named(tmp_path: Path) -> None:

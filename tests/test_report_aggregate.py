@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,7 @@ def test_a_missing_value_shows_why_and_takes_the_mean_away() -> None:
 
 def test_severities_of_a_case_are_averaged() -> None:
     levels = scores(of(90, 70, 60, 40))[:3] + tuple(
-        s.model_copy(update={"severity": level, "value": level / 10})
-        for level in (1, 2, 3)
-        for s in scores({"noise-to-both": 0.0})
+        replace(s, severity=level, value=level / 10) for level in (1, 2, 3) for s in scores({"noise-to-both": 0.0})
     )
     assert cell(accuracy([record("a", scores=levels)]), "a", "noise-to-both").mean == pytest.approx(20)
 

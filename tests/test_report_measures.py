@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_boards_without_calibration_have_no_such_table() -> None:
 
 def streamed(values: Mapping[str, float], metric: str, stream: str, update: str) -> tuple[Score, ...]:
     changed = {"stream": stream, "update": update}
-    return tuple(score.model_copy(update=changed) for score in scores(values, metric=metric))
+    return tuple(replace(score, **changed) for score in scores(values, metric=metric))
 
 
 def test_online_calibration_sets_the_adapter_beside_the_state_it_began_with() -> None:

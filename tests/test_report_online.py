@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def adapted(
         ("mixed/16", "after", mixed),
     ):
         by_case = {case: value - 0.1 * (case == CASES[3] and update == "before") for case in CASES}
-        found += [s.model_copy(update={"stream": stream, "update": update}) for s in scores(by_case)]
+        found += [replace(s, stream=stream, update=update) for s in scores(by_case)]
     facts = {
         "trial_method": "lora-qv",
         "trial_regime": "mixed",
@@ -94,7 +94,7 @@ def test_the_largest_drop_says_how_bad_the_worst_stream_is() -> None:
 
 def test_tracks_never_share_a_table() -> None:
     told = adapted()
-    scored = tuple(s.model_copy(update={"track": "informed"}) for s in told.scores)
+    scored = tuple(replace(s, track="informed") for s in told.scores)
     facts = told.trial.model_copy(update={"method": "map-input", "title": "map-input+tent"})
     found = tables(adapted(), told.model_copy(update={"scores": scored, "trial": facts}))
     assert [table.title.rpartition(", ")[2] for table in found] == ["blind track"] * 2 + ["informed track"] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def wide(title: str, names: tuple[str, ...] = NAMES, lost: str = "", **changes: 
     found = []
     for score in scores({name: None if name == lost else values.get(name) for name in names}):
         idle = {"reason": IDLE, "digest": None} if score.case in LATE else {}
-        found.append(score.model_copy(update=idle))
+        found.append(replace(score, **idle))
     contents = {"cases": [written(name) for name in names]}
     return record(title, trial_cases=names, trial_contents=contents, scores=tuple(found), **changes)
 
@@ -160,7 +161,7 @@ def trial_with_predictions(folder: Path, right: tuple[bool, ...], multi_label: b
         "a",
         trial_cases=names,
         trial_contents={"cases": [written(name) for name in names]},
-        scores=tuple(s.model_copy(update={"n": 6, "severity": 3 if s.case.startswith("read") else 0}) for s in first),
+        scores=tuple(replace(s, n=6, severity=3 if s.case.startswith("read") else 0) for s in first),
         data=data(classes=("heavy_rain", "dog", "cat"), multi_label=multi_label),
     )
     trial = folder / "trials" / "one"

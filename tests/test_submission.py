@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def scored(metric: str, case: str, **changes: Any) -> Change:
         return (score.metric, score.case) == (metric, case)
 
     def change(record: TrialRecord) -> TrialRecord:
-        scores = tuple(s.model_copy(update=changes) if hit(s) else s for s in record.scores)
+        scores = tuple(replace(s, **changes) if hit(s) else s for s in record.scores)
         return record.model_copy(update={"scores": scores})
 
     return change
@@ -274,7 +275,7 @@ def test_missing_predictions_are_a_finding(results: Path) -> None:
 
 
 def other_digest(record: TrialRecord) -> TrialRecord:
-    scores = tuple(s.model_copy(update={"digest": "0" * 64}) for s in record.scores)
+    scores = tuple(replace(s, digest="0" * 64) for s in record.scores)
     return record.model_copy(update={"scores": scores})
 
 
@@ -370,7 +371,7 @@ def test_hostile_predictions_are_a_finding(results: Path, damage: Callable[[Path
 def test_a_record_that_claims_endless_predictions_is_not_read(results: Path) -> None:
     def endless(record: TrialRecord) -> TrialRecord:
         assert record.data is not None
-        scores = tuple(score.model_copy(update={"n": 10**12}) for score in record.scores)
+        scores = tuple(replace(score, n=10**12) for score in record.scores)
         return record.model_copy(update={"scores": scores, "data": record.data.model_copy(update={"test": 10**12})})
 
     edit(trial_folder(results), endless)
@@ -431,7 +432,7 @@ def test_a_score_that_is_no_number_is_caught(results: Path) -> None:
     content = json.loads((place / RECORD).read_text())
     content["scores"][0]["value"] = float("nan")
     (place / RECORD).write_text(json.dumps(content))
-    assert "no finite number" in serious(check_submission(results), "schema")[0].message
+    assert "should be a finite number" in serious(check_submission(results), "schema")[0].message
 
 
 def test_no_suite_is_a_finding(results: Path) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean
+from typing import NamedTuple
 
 from mmbench.cards import NOT_APPLICABLE, Track
 from mmbench.records import Score, TrialRecord
-from mmbench.report.blocks import Block
+from mmbench.report.blocks import Block, mean_of
 from mmbench.report.comparable import FALLBACKS, Same, Selection
 from mmbench.report.second import second_metric
 
 
-@dataclass(frozen=True)
-class CaseValue:
+class CaseValue(NamedTuple):
     """A trial's score on one case; `reason` says why there is none."""
 
     value: float | None
@@ -38,21 +37,27 @@ def case_values(record: TrialRecord, track: Track, metric: str) -> tuple[Mapping
 # Every table of a board asks again, and a record may hold hundreds of scores.
 @lru_cache(maxsize=1 << 14)
 def _case_values(same: Same[TrialRecord], track: Track, metric: str) -> tuple[Mapping[str, CaseValue], Track] | None:
-    record = same.thing
-    for offered in FALLBACKS[track]:
-        scores: dict[str, list[Score]] = {}
-        for score in record.scores:
-            if (score.track, score.metric) == (offered, metric):
-                scores.setdefault(score.case, []).append(score)
-        if not scores:
-            continue
-        values: dict[str, CaseValue] = {}
-        for case, found in scores.items():
-            numbers = [score.value for score in found if score.value is not None]
-            reason = next((score.reason or "no reason recorded" for score in found if score.value is None), None)
-            values[case] = CaseValue(fmean(numbers), None) if reason is None else CaseValue(None, reason)
-        return values, offered
-    return None
+    placed = _by_place(same)
+    offered = next((offered for offered in FALLBACKS[track] if (offered, metric) in placed), None)
+    if offered is None:
+        return None
+    return {case: _value(found) for case, found in placed[offered, metric].items()}, offered
+
+
+@lru_cache(maxsize=1 << 12)
+def _by_place(same: Same[TrialRecord]) -> Mapping[tuple[Track, str], Mapping[str, Sequence[Score]]]:
+    """The scores of a record by (track, metric), then by case."""
+    placed: dict[tuple[Track, str], dict[str, list[Score]]] = {}
+    for score in same.thing.scores:
+        placed.setdefault((score.track, score.metric), {}).setdefault(score.case, []).append(score)
+    return placed
+
+
+def _value(found: Sequence[Score]) -> CaseValue:
+    numbers = [score.value for score in found if score.value is not None]
+    if len(numbers) == len(found):
+        return CaseValue(mean_of(numbers))
+    return CaseValue(None, next(score.reason or "no reason recorded" for score in found if score.value is None))
 
 
 def mean_score(record: TrialRecord, track: Track, metric: str) -> float | None:
@@ -67,7 +72,7 @@ def over_cases(values: Sequence[CaseValue], worst: bool = False) -> float | None
     known = [number for number in numbers if number is not None]
     if not known or len(known) < len(numbers):
         return None
-    return min(known) if worst else fmean(known)
+    return min(known) if worst else mean_of(known)
 
 
 def floats(values: Mapping[str, CaseValue]) -> dict[str, float | None]:
@@ -94,6 +99,12 @@ class Scored:
 
 def scored_on(record: TrialRecord, selection: Selection, track: Track) -> Scored | None:
     """Every case of the selection, on the track or on one below it; None if the trial has no score there."""
+    return _scored_on(Same(record), Same(selection), track)
+
+
+@lru_cache(maxsize=1 << 13)
+def _scored_on(same: Same[TrialRecord], within: Same[Selection], track: Track) -> Scored | None:
+    record, selection = same.thing, within.thing
     found = case_values(record, track, selection.metric)
     if found is None:
         return None

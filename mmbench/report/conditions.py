@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from mmbench.report.comparable import Selection
+from mmbench.report.comparable import Same, Selection
 
 CLEAN = "complete"
 MISSING = "missing"
@@ -41,13 +42,19 @@ class Group:
     family: str
     conditions: tuple[Condition, ...]
 
-    @property
+    @cached_property
     def cases(self) -> tuple[str, ...]:
         return tuple(condition.case for condition in self.conditions)
 
 
 def conditions_of(selection: Selection) -> tuple[Condition, ...]:
     """Every case in the suite's order; its contents count, and its name only where no record has them."""
+    return _conditions_of(Same(selection))
+
+
+@lru_cache(maxsize=8)
+def _conditions_of(same: Same[Selection]) -> tuple[Condition, ...]:
+    selection = same.thing
     written = {entry["name"]: entry for record in selection.records for entry in _entries(record.trial.contents)}
     return tuple(read_condition(written.get(case) or _from_name(case)) for case in selection.cases)
 

@@ -162,13 +162,14 @@ def mark_best(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> tuple[Row, 
     best = [_best_text(rows, i, column) for i, column in enumerate(columns)]
 
     def flagged(row: Row) -> Row:
-        cells = tuple(
-            replace(cell, best=_competes(row, cell, column) and _shown(cell, column) == best[i])
-            for i, (cell, column) in enumerate(zip(row.cells, columns, strict=True))
-        )
-        return replace(row, cells=cells)
+        return replace(row, cells=tuple(_flagged(row, *cell) for cell in zip(row.cells, columns, best, strict=True)))
 
     return tuple(flagged(row) for row in rows)
+
+
+def _flagged(row: Row, cell: Cell, column: Column, best: str | None) -> Cell:
+    won = _competes(row, cell, column) and _shown(cell, column) == best
+    return cell if cell.best == won else replace(cell, best=won)
 
 
 def _competes(row: Row, cell: Cell, column: Column) -> bool:

@@ -143,13 +143,19 @@ def _warnings(records: Sequence[TrialRecord]) -> list[str]:
         shown = "; ".join(plain(text) for text in data.skipped[:3])
         more = f" and {len(data.skipped) - 3} more" if len(data.skipped) > 3 else ""
         warnings.append(f"Files left out as unreadable: {len(data.skipped)} ({shown}{more}).")
-    digests: dict[tuple[str, int], set[str]] = {}
-    for record in records:
-        for score in record.scores:
-            if score.digest is not None:
-                digests.setdefault((score.case, score.severity), set()).add(score.digest)
-    if any(len(found) > 1 for found in digests.values()):
+    if _several_sets(records):
         warnings.append("Each seed draws its own corrupted evaluation set, the same for every method.")
     if not all(record.environment.deterministic for record in records):
         warnings.append("Some trials ran without deterministic kernels.")
     return warnings
+
+
+def _several_sets(records: Sequence[TrialRecord]) -> bool:
+    """Whether a case was evaluated on more than one set."""
+    first: dict[tuple[str, int], str] = {}
+    return any(
+        first.setdefault((score.case, score.severity), score.digest) != score.digest
+        for record in records
+        for score in record.scores
+        if score.digest is not None
+    )

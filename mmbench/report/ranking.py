@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def _runs(ranks: Sequence[float], reach: float) -> tuple[tuple[int, ...], ...]:
     """Maximal runs of two rows or more, the first and last of which lie within `reach`."""
     runs: list[tuple[int, ...]] = []
     for start, rank in enumerate(ranks):
-        end = max(i for i, other in enumerate(ranks) if other - rank <= reach)
+        end = bisect_right(ranks, reach, key=lambda other: other - rank) - 1
         if end > start and (not runs or end > runs[-1][-1]):
             runs.append(tuple(range(start, end + 1)))
     return tuple(runs)
@@ -98,7 +99,10 @@ def ranking_table(board: Board, track: Track) -> Table | None:
     if found is None:
         return None
     columns = (Column("mean_rank", "mean rank", "", 2, "lower", headline=True), Column("groups", "same", ""), _IQM)
-    letters = ["".join(_letter(g) for g, run in enumerate(found.groups) if i in run) for i in range(len(found.names))]
+    letters = [
+        "".join(_letter(g) for g, run in enumerate(found.groups) if run[0] <= i <= run[-1])
+        for i in range(len(found.names))
+    ]
     rows = tuple(
         Row(title, regime, (Cell(mean, n=found.blocks), Cell(word=same or "-"), Cell(100 * middle, n=1)))
         for (title, regime), mean, same, middle in zip(found.names, found.mean_ranks, letters, found.iqms, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from statistics import fmean
 
@@ -20,7 +21,7 @@ from mmbench.report.aggregate import (
 )
 from mmbench.report.blocks import Values, over_corruptions
 from mmbench.report.case_scores import case_values, floats
-from mmbench.report.comparable import Selection, select
+from mmbench.report.comparable import Same, Selection, select
 from mmbench.report.conditions import Condition, Group, clean_case, conditions_of, corruptions_of, families_of
 from mmbench.report.measures import NO_LINE, ShiftLine, shift_line
 from mmbench.report.model import NO_CASE, ONLY_AVAILABILITY, Cell, Column, Row, Table, cell_of, mark_best
@@ -150,6 +151,12 @@ def _track_table(selection: Selection, track: Track) -> Table:
 
 def protocol_of(selection: Selection, track: Track) -> Protocol:
     """The cases that apply to the data by corruption and family, and the scores of the source row."""
+    return _protocol_of(Same(selection), track)
+
+
+@lru_cache(maxsize=8)
+def _protocol_of(same: Same[Selection], track: Track) -> Protocol:
+    selection = same.thing
     conditions = [condition for condition in conditions_of(selection) if condition.case not in selection.idle]
     groups = corruptions_of(conditions)
     source = _source(selection, track, conditions)

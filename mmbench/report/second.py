@@ -89,8 +89,7 @@ def _second_scores(
         outside = [i for i, label in enumerate(record.data.classes) if label in scenes[score.case]]
         value, count = _value(rows, outside, record.data.multi_label)
         reason = f"without {', '.join(scenes[score.case])}"
-        changed = {"metric": second_metric(metric), "value": value, "n": count, "reason": reason, "digest": None}
-        yield score.model_copy(update=changed)
+        yield replace(score, metric=second_metric(metric), value=value, n=count, reason=reason, digest=None)
 
 
 def _rows(table: pd.DataFrame, score: Score) -> pd.DataFrame:
