@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mmbench.cli_common import DeviceOption, OutOption, PluginOption, QuietOption, SetOption, guarded, use_plugins
+from mmbench.cli_common import (
+    FAILED,
+    DeviceOption,
+    OutOption,
+    PluginOption,
+    QuietOption,
+    SetOption,
+    guarded,
+    use_plugins,
+)
 
 SuiteOrFolder = Annotated[Path, typer.Argument(help="A suite file, or a folder of pairs.")]
 
@@ -54,6 +63,32 @@ def data_corrupt(
     from mmbench.freeze_verb import FreezeRequest, freeze_command
 
     freeze_command(FreezeRequest(suite, tuple(cases or ()), out, dry_run, check, tuple(overrides or ())))
+
+
+@data_app.command("extract")
+@guarded
+def data_extract(
+    what: Annotated[Path, typer.Argument(help="A csv or json of clips, or a folder of videos by class.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, or to go on with.")],
+    videos: Annotated[Path | None, typer.Option(help="Folder of the listed videos.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label csv of a checkpoint; the list's labels unless given.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, max=1000, help="Pictures a clip.")] = 10,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Longest clip.")] = 10.0,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Side of the pictures, in pixels.")] = 224,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core unless given.")] = None,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds after which a clip is given up.")] = 120.0,
+    verify: Annotated[bool, typer.Option("--verify", help="Read what is finished again, byte for byte.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take pictures and sound out of videos, for a suite's `cavmae-manifest`; the same command goes on."""
+    from mmbench.data.extract_ledger import Settings
+    from mmbench.extract_verb import ExtractRequest, extract_command
+
+    settings = Settings(frames, seconds, size)
+    if not extract_command(ExtractRequest(what, out, settings, videos, labels, workers, limit, verify), quiet):
+        raise typer.Exit(FAILED)
 
 
 @backbone_app.command("build")

@@ -18,7 +18,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from mmbench.data.source import BrokenFileError
-from mmbench.picture_file import not_regular, read_picture
+from mmbench.picture_file import not_regular, read_picture, resize_and_crop
 
 FEATURE_VERSION = 1  # raise it whenever the numbers below change, so that old stores are not reused
 SAMPLE_RATE = 16_000  # Hz
@@ -204,17 +204,6 @@ def load_image(path: Path, size: int) -> NDArray[np.uint8]:
     except ValueError as error:
         raise BrokenFileError(path, f"not a readable picture ({error})") from error
     return resize_and_crop(picture, size)
-
-
-def resize_and_crop(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """RGB picture -> (size, size, 3) uint8."""
-    width, height = picture.size
-    short = min(width, height)
-    if short != size:
-        width, height = (size if side == short else int(size * side / short) for side in (width, height))
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmbench.data.features import load_audio, load_image
+from mmbench.data.label_csv import read_labels
 from mmbench.data.source import Item, Pair, Skipped, file_parts, fingerprint_of, recording_pattern
 from mmbench.errors import ConfigError, DataError
 from mmbench.registry import dataset
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 FRAME = 5  # the middle one of ten; earlier ones stand in for it where it is missing
 KEYS = ("video_id", "wav", "video_path", "labels")
 LONGEST_TEXT = 10_000  # of one entry's key
-COLUMNS = ("index", "mid", "display_name")
 CLIP_OF_FILM = re.compile(r"^(.+)_\d+$")  # <film>_<start>: clips of one film form a group
 
 
@@ -76,9 +74,9 @@ def cavmae_manifest(config: DataConfig) -> ManifestSource:
         if getattr(config, key) is not None:
             raise ConfigError(f"data set '{config.name}' reads a manifest and takes no '{key}'")
     assert config.manifest is not None and config.label_csv is not None
-    classes, labels = _read_labels(config.label_csv)
+    labels = read_labels(config.label_csv)
     pattern = CLIP_OF_FILM if config.group_pattern is None else recording_pattern(config.group_pattern)
-    listing = _Listing(config.manifest.parent, labels, config.multi_label, pattern, config.frames)
+    listing = _Listing(config.manifest.parent, labels.numbers(), config.multi_label, pattern, config.frames)
     items: dict[str, Item] = {}
     problems: list[Skipped] = []
     for number, entry in enumerate(_read_entries(config.manifest)):
@@ -95,30 +93,8 @@ def cavmae_manifest(config: DataConfig) -> ManifestSource:
         shown = f"; first: {problems[0].path}: {problems[0].reason}" if problems else ""
         raise DataError(f"{config.manifest} lists no usable clip{shown}")
     return ManifestSource(
-        config.name, listing.folder, classes, tuple(items.values()), tuple(problems), config.multi_label
+        config.name, listing.folder, labels.classes, tuple(items.values()), tuple(problems), config.multi_label
     )
-
-
-def _read_labels(path: Path) -> tuple[tuple[str, ...], Mapping[str, int]]:
-    """Class names in the order of the rows, and the class of each mid."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-                raise DataError(f"{path} has no column {', '.join(missing)}; its header must be {','.join(COLUMNS)}")
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read label csv {path}: {error}") from None
-    if not rows:
-        raise DataError(f"{path} lists no class")
-    for number, row in enumerate(rows):
-        if row["index"] != str(number):
-            raise DataError(f"{path} line {number + 2}: index '{row['index']}' where {number} was expected")
-    mids, names = [str(row["mid"]) for row in rows], [str(row["display_name"]) for row in rows]
-    if twice := [mid for mid, count in Counter(mids).items() if count > 1]:
-        raise DataError(f"{path} gives mid {', '.join(twice)} twice")
-    unique = len(set(names)) == len(names)
-    return tuple(names if unique else mids), {mid: number for number, mid in enumerate(mids)}
 
 
 def _read_entries(path: Path) -> Sequence[Any]:
