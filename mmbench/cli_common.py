@@ -68,7 +68,7 @@ def say_error(error: Exception) -> None:
 
 def fetched(folder: Path) -> Path:
     """A results folder; of a URL the local mirror, brought up to date."""
-    from mmbench.remote import mirror_of
+    from mmbench.mirror import mirror_of
 
     return mirror_of(folder)
 

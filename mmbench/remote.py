@@ -22,13 +22,15 @@ from typing import Any
 
 from mmbench.claims import HEARTBEAT_SECONDS, STALE_SECONDS, WATCH_SECONDS
 from mmbench.errors import ConfigError
-from mmbench.files import RecordError, cache_folder, make_folder, write_atomic
-from mmbench.layout import SUITE
-from mmbench.records import MARKER, RECORD, is_done
+from mmbench.files import RecordError, make_folder, write_atomic
+from mmbench.records import MARKER, RECORD
 
 CLAIM = "claim.json"
+TURN = ".claim.json.takeover"
 LEFT_HERE = frozenset({CLAIM, "exit-code"})
 """Files of a trial's folder that concern one machine only."""
+SENT = "sent"
+"""Beside a mirror's trials: the marker of the record of each trial that the URL is known to have had."""
 _FOLDED = re.compile(r"^([a-z][a-z0-9+.-]+):/+(?=[^/])")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")
 
@@ -59,38 +61,57 @@ class Remote:
         names = (path.split("/")[-2] for path in found)
         return frozenset(name for name in names if _SAFE.fullmatch(name))
 
-    def is_done(self, trial: str) -> bool:
+    def markers(self) -> dict[str, bytes]:
+        """Trial -> its marker."""
+        paths = {self._place(trial, MARKER): trial for trial in sorted(self.trials())}
+        if not paths:
+            return {}
         with self._named():
+            found = self._files.cat(list(paths), on_error="return")
+            for content in found.values():
+                if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                    raise content
+        return {paths[path]: content for path, content in found.items() if isinstance(content, bytes)}
+
+    def finished_record(self, trial: str) -> bytes | None:
+        """The record of a trial that is done; None where it is missing or not the one of its marker."""
+        with self._named(), contextlib.suppress(FileNotFoundError):
             self._files.invalidate_cache()
-            return bool(self._files.exists(self._place(trial, MARKER)))
+            marker, content = (self._files.cat_file(self._place(trial, name)) for name in (MARKER, RECORD))
+            if _marker_of(content) == marker:
+                return bytes(content)
+        return None
 
     def pull(self, trial: str, folder: Path) -> bool:
-        """Fetch a finished trial, its marker last; False if its record is not the one its marker was written for."""
-        make_folder(folder)
-        with self._named():
-            self._files.invalidate_cache()
-            names = [path.split("/")[-1] for path in self._files.ls(self._place(trial), detail=False)]
-            wanted = [name for name in names if _SAFE.fullmatch(name) and name not in (MARKER, *LEFT_HERE)]
-            for name in (*wanted, MARKER):
-                write_atomic(folder / name, self._files.cat_file(self._place(trial, name)))
-        if not is_done(folder):
-            (folder / MARKER).unlink(missing_ok=True)
+        """Fetch a finished trial, its marker last; False if there is none, which leaves the folder as it is."""
+        record = self.finished_record(trial)
+        if record is None:
             return False
+        make_folder(folder)
+        (folder / MARKER).unlink(missing_ok=True)
+        with self._named():
+            names = [path.split("/")[-1] for path in self._files.ls(self._place(trial), detail=False)]
+            for name in names:
+                if _SAFE.fullmatch(name) and name not in (MARKER, RECORD, *LEFT_HERE):
+                    write_atomic(folder / name, self._files.cat_file(self._place(trial, name)))
+        write_atomic(folder / RECORD, record)
+        note_sent(folder, _marker_of(record))
+        write_atomic(folder / MARKER, _marker_of(record))
         return True
 
     def push(self, folder: Path) -> None:
-        """Send a finished trial, its marker last. What is there already stays."""
-        if self.is_done(folder.name):
+        """Send a finished trial, its marker last. What is finished there stays; what is half there is replaced."""
+        if self.finished_record(folder.name) is not None:
             return
         names = sorted(p.name for p in folder.iterdir() if p.is_file() and _SAFE.fullmatch(p.name))
         with self._named():
             for name in (*(n for n in names if n not in (MARKER, RECORD, *LEFT_HERE)), RECORD, MARKER):
                 self._files.pipe_file(self._place(folder.name, name), (folder / name).read_bytes())
+        note_sent(folder, (folder / MARKER).read_bytes())
 
     def put_aside(self, trial: str) -> None:
         """Take the marker of a trial that is to run again; its record stays until the new one is written."""
-        with self._named(), contextlib.suppress(FileNotFoundError):
-            self._files.rm_file(self._place(trial, MARKER))
+        self._remove(self._place(trial, MARKER))
 
     def put(self, name: str, content: bytes) -> None:
         """A file beside the trials, like the suite."""
@@ -107,14 +128,16 @@ class Remote:
         """Take a trial for this process; False if another one's heart still beats on it. Watches a doubted claim."""
         token = uuid.uuid4().hex
         for _ in range(2):  # the second try follows the removal of a dead claim
-            if self._create(trial, token):
+            if self._create(self._place(trial, CLAIM), _words(token)):
                 self._held[trial] = token
                 self._beat()
                 return True
+            owner = self._token(trial)
+            if owner is not None and owner == self._held.get(trial):
+                return True
             if not self._is_dead(trial):
                 return False
-            with self._named(), contextlib.suppress(FileNotFoundError):
-                self._files.rm_file(self._place(trial, CLAIM))
+            self._remove_dead(trial, owner)
         return False
 
     def release(self, trial: str) -> None:
@@ -122,9 +145,8 @@ class Remote:
         token = self._held.pop(trial, None)
         if token is None:
             return
-        with self._named(), contextlib.suppress(FileNotFoundError):
-            if self._token(trial) == token:
-                self._files.rm_file(self._place(trial, CLAIM))
+        if self._token(trial) == token:
+            self._remove(self._place(trial, CLAIM))
 
     def close(self) -> None:
         """Give back all claims."""
@@ -136,22 +158,21 @@ class Remote:
 
     def _token(self, trial: str) -> str | None:
         """Whose claim it is now; another process may have taken it over while this one slept."""
-        self._files.invalidate_cache()
-        try:
+        with self._named(), contextlib.suppress(FileNotFoundError, ValueError):
+            self._files.invalidate_cache()
             content = json.loads(self._files.cat_file(self._place(trial, CLAIM)))
-        except ValueError:
-            return None
-        return content.get("token") if isinstance(content, dict) else None
+            return content.get("token") if isinstance(content, dict) else None
+        return None
 
-    def _create(self, trial: str, token: str) -> bool:
+    def _create(self, path: str, content: bytes) -> bool:
         with self._named():
             try:
-                self._files.pipe_file(self._place(trial, CLAIM), _words(token), mode="create")
+                self._files.pipe_file(path, content, mode="create")
             except FileExistsError:
                 return False
             except OSError:
                 self._files.invalidate_cache()
-                if not self._files.exists(self._place(trial, CLAIM)):
+                if not self._files.exists(path):
                     raise
                 return False
         return True
@@ -159,11 +180,7 @@ class Remote:
     def _is_dead(self, trial: str) -> bool:
         """Whether a claim has not been written anew for long, by the store's own clock, nor is while it is watched."""
         seen = self._written(self._place(trial, CLAIM))
-        probe = f"{self._root}/.clock-{uuid.uuid4().hex[:8]}"
-        with self._named():
-            self._files.pipe_file(probe, b"")
-            now = self._written(probe)
-            self._files.rm_file(probe)
+        now = self._now()
         if seen is None or now is None:
             return seen is None
         if -HEARTBEAT_SECONDS <= (now - seen).total_seconds() <= STALE_SECONDS:
@@ -174,6 +191,33 @@ class Remote:
             if self._written(self._place(trial, CLAIM)) != seen:
                 return False
         return True
+
+    def _remove_dead(self, trial: str, owner: str | None) -> None:
+        """Remove a dead claim, one process at a time, and only if no other has taken it over by now."""
+        turn = self._place(trial, TURN)
+        if not self._create(turn, b""):
+            taken, now = self._written(turn), self._now()
+            if taken and now and (now - taken).total_seconds() > STALE_SECONDS:  # by one killed in the lines below
+                self._remove(turn)
+            return
+        try:
+            if self._token(trial) == owner:
+                self._remove(self._place(trial, CLAIM))
+        finally:
+            self._remove(turn)
+
+    def _remove(self, path: str) -> None:
+        with self._named(), contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(path)
+
+    def _now(self) -> datetime | None:
+        """By the store's clock."""
+        probe = f"{self._root}/.clock-{uuid.uuid4().hex[:8]}"
+        with self._named():
+            self._files.pipe_file(probe, b"")
+            now = self._written(probe)
+            self._files.rm_file(probe)
+        return now
 
     def _written(self, path: str) -> datetime | None:
         with self._named():
@@ -193,7 +237,7 @@ class Remote:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             for trial, token in list(self._held.items()):
                 # A store that does not answer now may at the next beat.
-                with contextlib.suppress(RecordError, FileNotFoundError), self._named():
+                with contextlib.suppress(RecordError), self._named():
                     if self._token(trial) == token:
                         self._files.pipe_file(self._place(trial, CLAIM), _words(token))
 
@@ -209,6 +253,23 @@ class Remote:
         except Exception as error:  # each store has errors of its own
             said = " ".join(str(error).split())[:200] or type(error).__name__
             raise RecordError(f"results at {self.url} cannot be read or written: {said}") from None
+
+
+def _marker_of(record: bytes) -> bytes:
+    return hashlib.sha256(record).hexdigest().encode()
+
+
+def note_sent(folder: Path, marker: bytes) -> None:
+    """Remember that the URL had the record of this marker; without the note, a record has yet to go there."""
+    make_folder(folder.parent.parent / SENT)
+    write_atomic(folder.parent.parent / SENT / folder.name, marker)
+
+
+def was_sent(folder: Path, marker: bytes) -> bool:
+    try:
+        return (folder.parent.parent / SENT / folder.name).read_bytes() == marker
+    except OSError:
+        return False
 
 
 def _words(token: str) -> bytes:
@@ -229,29 +290,3 @@ def open_remote(url: str) -> Remote:
     except ValueError as error:
         raise ConfigError(f"no store of this kind: {url} ({error})") from None
     return Remote(url, files, root.rstrip("/"))
-
-
-def mirror_folder(url: str, cache: Path) -> Path:
-    """Where the trials of a URL run and its records are read."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", url.partition("://")[2]).strip(".-")[-60:]
-    return cache / "results" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-
-
-def mirror_of(folder: Path) -> Path:
-    """The folder itself, or for the URL it stands for its mirror with all that is finished there."""
-    url = url_of(folder)
-    if url is None:
-        return folder
-    mirror = mirror_folder(url, cache_folder())
-    pull_all(open_remote(url), mirror)
-    return mirror
-
-
-def pull_all(remote: Remote, folder: Path) -> None:
-    """Bring every finished trial of the URL into its mirror, and the suite."""
-    for trial in sorted(remote.trials()):
-        if not is_done(folder / "trials" / trial):
-            remote.pull(trial, folder / "trials" / trial)
-    suite = remote.get(SUITE)
-    if suite is not None:
-        write_atomic(folder / SUITE, suite)

@@ -64,7 +64,8 @@ def run_command(request: RunRequest, quiet: bool, as_json: bool) -> Any:
     from mmbench.bench import pick_device
     from mmbench.executors.choose import Choice
     from mmbench.files import cache_folder
-    from mmbench.remote import mirror_folder, url_of
+    from mmbench.mirror import mirror_folder
+    from mmbench.remote import url_of
     from mmbench.sweep import SweepOptions, run_suite
 
     choice = Choice(request.executor, request.executor_options, request.device)

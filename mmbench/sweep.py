@@ -24,9 +24,10 @@ from mmbench.executors.choose import Choice, make_executor
 from mmbench.executors.shared import SharedExecutor
 from mmbench.files import RecordError, write_atomic
 from mmbench.layout import SPEC, SUITE
+from mmbench.mirror import pull_all, push_rest
 from mmbench.prepare import Progress, prepare_data, reopen_data, with_frozen
 from mmbench.records import FAILED, RECORD, Status, is_done, load_record
-from mmbench.remote import open_remote, pull_all
+from mmbench.remote import open_remote
 from mmbench.retry import has_status, put_aside
 from mmbench.run import sigterm_raises
 from mmbench.source import prepare_backbone
@@ -114,10 +115,11 @@ def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener)
     remote = open_remote(options.url) if options.url else None
     if remote is not None:
         pull_all(remote, out)
+        push_rest(remote, out)
         remote.put(SUITE, written)
     executor = make_executor(options.choice, options.workers, options.device, out)  # what it lacks is told at the door
     if remote is not None:
-        executor = SharedExecutor(executor, remote, out)
+        executor = SharedExecutor(executor, remote)
     try:
         planned = plan(suite, out, options.device, listen)
         folders = _write_specs(planned)

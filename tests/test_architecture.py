@@ -51,7 +51,7 @@ LAYERS = (
     ("evaluate", "costs", "outputs", "source", "conformance_bed", "conformance_online_bed", "streams"),
     ("tune", "conformance_checks", "conformance_resume", "conformance", "conformance_online"),
     ("desk", "run", "run_online", "executors", "report"),
-    ("dispatch", "retry"),
+    ("dispatch", "retry", "mirror"),
     ("sweep",),
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
