@@ -29,7 +29,7 @@ def claimed(folder: Path) -> Iterator[bool]:
         yield False
         return
     stop = threading.Event()
-    heart = threading.Thread(target=_beat, args=(folder / CLAIM, stop), daemon=True)
+    heart = threading.Thread(target=_beat, args=(folder / CLAIM, mine, stop), daemon=True)
     heart.start()
     try:
         yield True
@@ -46,6 +46,12 @@ def is_claimed(folder: Path) -> bool:
     return path.exists() and not _is_stale(path, 0.0)
 
 
+def is_own(folder: Path) -> bool:
+    """Whether this process holds the folder; one that slept for long may have lost it to another."""
+    owner = _owner(folder / CLAIM)
+    return bool(owner) and all(owner.get(name) == value for name, value in _identity().items())
+
+
 def _take(folder: Path) -> str | None:
     path = folder / CLAIM
     for _ in range(2):  # the second try follows the removal of a stale claim
@@ -59,9 +65,7 @@ def _take(folder: Path) -> str | None:
             continue
         try:
             with os.fdopen(handle, "w") as file:
-                json.dump(
-                    {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}, file
-                )
+                json.dump({"token": token, **_identity()}, file)
         except OSError:  # a full disk: an empty claim would hold the others up
             path.unlink(missing_ok=True)
             raise
@@ -89,7 +93,7 @@ def _remove_stale(path: Path) -> None:
 def _is_stale(path: Path, watch_seconds: float) -> bool:
     """Whether the claim's process is gone; one of another host is watched before that is believed."""
     owner = _owner(path)
-    if owner.get("host") == socket.gethostname():
+    if all(owner.get(name) == value for name, value in _place().items()):
         return _born(int(owner["pid"])) != owner.get("born")
     try:
         beat = path.stat().st_mtime
@@ -135,6 +139,21 @@ def _owner(path: Path) -> dict[str, Any]:
     return content if isinstance(pid, int) and 0 < pid < 2**31 else {}
 
 
+def _identity() -> dict[str, Any]:
+    """What tells this process from all others."""
+    return {**_place(), "pid": os.getpid(), "born": _born(os.getpid())}
+
+
+def _place() -> dict[str, str]:
+    """Where process ids mean the same: containers may share a host's name, and hosts of two clusters theirs."""
+    place = {"host": socket.gethostname()}
+    with contextlib.suppress(OSError):  # not on every system
+        place["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        place["pids"] = str(Path("/proc/self/ns/pid").readlink())
+    return place
+
+
 def _born(pid: int) -> str | None:
     """Start time of a process, which tells it from a later one with the same id; None if it does not run."""
     try:
@@ -153,7 +172,7 @@ def _born(pid: int) -> str | None:
     return "unknown"
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_SECONDS):
+def _beat(path: Path, token: str, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS) and _owner(path).get("token") in (token, None):
         with contextlib.suppress(OSError):
             os.utime(path)

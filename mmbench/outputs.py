@@ -11,15 +11,24 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from mmbench.claims import is_own
 from mmbench.errors import ConfigError
 from mmbench.evaluate import Missed, Predictions
 from mmbench.files import WriteError
 from mmbench.layout import PREDICTIONS, STATES
 from mmbench.method import State
+from mmbench.records import is_done
+from mmbench.resume import Interrupted
 from mmbench.streams import StreamPredictions
 from mmbench.train import Fitted
 
 SEPARATOR = "::"  # between the case and the tensor's name in a state file
+
+
+def check_own(folder: Path) -> None:
+    """Raises Interrupted if another process has finished the trial, which this one lost as it slept for long."""
+    if is_done(folder) and not is_own(folder):
+        raise Interrupted
 
 
 def save_predictions(found: Sequence[Predictions | Missed], folder: Path) -> None:

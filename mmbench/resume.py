@@ -90,6 +90,7 @@ class Keeper:
     """Length of the event log at that time."""
     _parts: dict[str, Any] = field(default_factory=dict)
     _asked: bool = False
+    _writing: bool = False
     _failed: bool = False
     _cost_seconds: float = 0.0
     _last: float = field(default_factory=time.perf_counter)
@@ -128,7 +129,9 @@ class Keeper:
             return
         pause_seconds = max(EVERY_SECONDS, self._cost_seconds / WRITING_SHARE)
         if self._asked or time.perf_counter() - self._last >= pause_seconds:
+            self._writing = True
             self._write(self.path, place(), parts)
+            self._writing = False
         if self._asked:
             raise Interrupted
 
@@ -156,6 +159,8 @@ class Keeper:
             return
 
         def stop(number: int, frame: FrameType | None) -> None:
+            if number == signal.SIGALRM and self._writing:
+                return  # the step has ended; what it came to is worth the wait
             if self._asked:
                 raise Interrupted
             self._asked = True

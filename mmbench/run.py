@@ -40,7 +40,7 @@ from mmbench.ledger import Ledger
 from mmbench.logs import bounded_stderr
 from mmbench.meter import Clock, EnergyMeter, PeakMeter
 from mmbench.method import Method, Recipe
-from mmbench.outputs import save_predictions, save_states
+from mmbench.outputs import check_own, save_predictions, save_states
 from mmbench.prepare import data_facts, reopen_data, with_frozen
 from mmbench.records import (
     MARKER,
@@ -89,6 +89,7 @@ def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> S
         remove_remains(folder, (RECORD, MARKER, PREDICTIONS, STATES, PROGRESS))
         check_base(trial, folder)
         record = _run(trial, folder, device, echo)
+        check_own(folder)
         save_record(record, folder)
         discard(folder)
         return record.status
@@ -237,6 +238,7 @@ def _work(desk: Desk, folder: Path) -> dict[str, Any]:
         scores = score_all(found, desk.data.multi_label)
     eval_memory = desk.peaks.read()
     with bench.clock.phase("log"):
+        check_own(folder)
         save_predictions(found, folder)
         save_states(fitted, folder)
     desk.method.load(next(iter(fitted.states.values())))  # what predicted last may be a combination of states

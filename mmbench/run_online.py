@@ -19,7 +19,7 @@ from mmbench.feed import TrainFeed, blank, seed_from
 from mmbench.layout import STATES
 from mmbench.ledger import Ledger
 from mmbench.online import Online
-from mmbench.outputs import load_states, save_predictions
+from mmbench.outputs import check_own, load_states, save_predictions
 from mmbench.records import RECORD, OnlineFacts, PeakMemory, is_done, load_record
 from mmbench.streams import Deck, StreamResult, open_deck, run_stream, stream_scores
 from mmbench.train import SINGLE, Fitted
@@ -60,6 +60,7 @@ def adapt_trial(desk: Desk, folder: Path) -> dict[str, Any]:
         scores += tuple(score for result in results for score in stream_scores(result.predictions))
     eval_memory = desk.peaks.read()
     with bench.clock.phase("log"):
+        check_own(folder)
         save_predictions((*deck.unadapted, *results[0].predictions), folder)
     # No time per prediction: the evaluation's seconds hold the updates too, which OnlineFacts tells apart.
     inputs = CostInputs(fitted, None, PeakMemory(), eval_memory, None, predicted=0)

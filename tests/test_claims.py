@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from mmbench import claims
-from mmbench.claims import CLAIM, claimed, is_claimed
+from mmbench.claims import CLAIM, claimed, is_claimed, is_own
 
 HOLD = """
 import sys, time
@@ -135,10 +135,40 @@ def test_a_half_written_claim_is_respected_for_a_moment_only(tmp_path: Path, con
 
 
 def test_a_process_with_a_reused_id_does_not_keep_the_claim_alive(tmp_path: Path) -> None:
-    owner = {"token": "t", "host": socket.gethostname(), "pid": os.getpid(), "born": "another time"}
-    write(tmp_path, json.dumps(owner), age_seconds=0.0)
+    with claimed(tmp_path):
+        owner = json.loads((tmp_path / CLAIM).read_text())
+    write(tmp_path, json.dumps({**owner, "born": "another time"}), age_seconds=0.0)
     with claimed(tmp_path) as mine:
         assert mine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("name", ["boot", "pids"], ids=["another boot", "another container"])
+def test_process_ids_of_elsewhere_mean_nothing_even_if_the_host_has_the_same_name(tmp_path: Path, name: str) -> None:
+    with claimed(tmp_path):
+        owner = json.loads((tmp_path / CLAIM).read_text())
+    assert owner[name]
+    write(tmp_path, json.dumps({**owner, name: "another", "pid": 2**22 + 1}), age_seconds=1.0)
+    assert is_claimed(tmp_path)
+    with claimed(tmp_path) as mine:
+        assert not mine
+
+
+def test_a_claim_that_was_lost_is_neither_kept_alive_nor_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.02)
+    with claimed(tmp_path):
+        assert is_own(tmp_path)
+        owner = json.loads((tmp_path / CLAIM).read_text())
+        aside = tmp_path / "aside"
+        aside.write_text(json.dumps({**owner, "token": "another", "host": "elsewhere"}))
+        os.utime(aside, (1.0, 1.0))
+        aside.replace(tmp_path / CLAIM)
+        assert not is_own(tmp_path)
+        time.sleep(0.3)
+        assert (tmp_path / CLAIM).stat().st_mtime == 1.0
+    assert (tmp_path / CLAIM).exists()
 
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from mmbench.outputs import load_states
 from mmbench.plain import Tensors, is_plain, pack, unpack
 from mmbench.records import MARKER, RECORD, TrialRecord, load_record
 from mmbench.registry import ROOT
-from mmbench.resume import ASIDE, PROGRESS, Interrupted, Keeper
+from mmbench.resume import ASIDE, PROGRESS, Interrupted, Keeper, Place
 from mmbench.run import run_trial
 from mmbench.strategy import Strategy
 from mmbench.suite_file import parse_suite
@@ -206,6 +206,37 @@ def test_short_trainings_write_nothing_and_long_ones_seldom(tmp_path: Path, monk
     monkeypatch.setattr(resume, "_save", lambda content, keys, path: (written.append(1), time.sleep(0.3)))
     fit(build("linear-probe"), DATA, make_job(samples=40), bench_with(Keeper(tmp_path / PROGRESS, KEYS)))
     assert written == [1]  # 0.3 s of writing ask for 6 s of training
+
+
+@pytest.mark.parametrize("asked_while_writing", [False, True])
+def test_what_a_trial_came_to_until_sigterm_is_kept_however_slow_the_disk(
+    asked_while_writing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "STEP_SECONDS", 0.1)
+    monkeypatch.setattr(resume, "EVERY_SECONDS", 0.0)
+    save = resume.save_file
+
+    def save_slowly(*arguments: Any, **named: Any) -> None:
+        if asked_while_writing:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(*arguments, **named)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(resume, "save_file", save_slowly)
+    keeper = Keeper(tmp_path / PROGRESS, KEYS)
+    with pytest.raises(Interrupted), keeper.steps():
+        if not asked_while_writing:
+            os.kill(os.getpid(), signal.SIGTERM)
+        keeper.offer(lambda: Place("final", "", 0, 5, {}), {})
+    again = Keeper(tmp_path / PROGRESS, KEYS)
+    assert again.open() is None and again.place is not None and again.place.steps == 5
+
+
+def test_a_step_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "STEP_SECONDS", 0.1)
+    with pytest.raises(Interrupted), Keeper(tmp_path / PROGRESS, KEYS).steps():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
 
 
 def test_costs_go_on_from_those_of_the_run_before() -> None:

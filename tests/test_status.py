@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -165,8 +164,9 @@ def test_a_kind_without_a_finished_trial_takes_as_long_as_the_mean(results: Path
 def test_what_was_broken_off_waits_and_says_so(results: Path, broken: str) -> None:
     first = folders(results)[0]
     if broken == "a dead claim":
-        owner = {"token": "t", "host": os.uname().nodename, "pid": 2**22 + 1, "born": "0"}
-        (first / CLAIM).write_text(json.dumps(owner))
+        with claimed(first):
+            owner = json.loads((first / CLAIM).read_text())
+        (first / CLAIM).write_text(json.dumps({**owner, "pid": 2**22 + 1}))
     else:
         finish(first)
         whole = (first / RECORD).read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,15 +21,18 @@ import yaml
 
 from mmbench.claims import CLAIM
 from mmbench.config import Suite
+from mmbench.costs import collect_costs
 from mmbench.dispatch import Dispatcher, Event
 from mmbench.errors import ConfigError
+from mmbench.evaluate import score_all
 from mmbench.executors.base import INTERRUPTED, Finished
 from mmbench.executors.local import local_slots
 from mmbench.files import RecordError
+from mmbench.layout import PREDICTIONS
 from mmbench.outputs import load_states
 from mmbench.records import MARKER, RECORD, load_record
 from mmbench.registry import ROOT
-from mmbench.resume import PROGRESS
+from mmbench.resume import PROGRESS, Interrupted
 from mmbench.run import run_trial
 from mmbench.suite_file import parse_suite
 from mmbench.sweep import SweepOptions, plan, run_suite
@@ -274,6 +279,26 @@ def test_a_failure_inside_a_trial_becomes_its_record(planned: Path, monkeypatch:
     failure = load_record(planned / RECORD).failure
     assert failure is not None and "Input/output error" in failure.message and failure.traceback
     assert not (planned / CLAIM).exists()
+
+
+@pytest.mark.parametrize("moment", ["mmbench.run.score_all", "mmbench.run.collect_costs"])
+def test_a_trial_that_another_host_took_over_and_finished_is_left_to_it(
+    planned: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    real = {"score_all": score_all, "collect_costs": collect_costs}[moment.rpartition(".")[2]]
+
+    def sleep_long(*arguments: Any) -> Any:
+        (planned / CLAIM).write_text('{"token": "another", "host": "elsewhere", "pid": 5, "born": "1"}')
+        (planned / RECORD).write_bytes(b"theirs")
+        (planned / PREDICTIONS).write_bytes(b"theirs")
+        (planned / MARKER).write_text(hashlib.sha256(b"theirs").hexdigest())
+        return real(*arguments)
+
+    monkeypatch.setattr(moment, sleep_long)
+    with pytest.raises(Interrupted):
+        run_trial(planned, CPU)
+    assert (planned / RECORD).read_bytes() == (planned / PREDICTIONS).read_bytes() == b"theirs"
+    assert "elsewhere" in (planned / CLAIM).read_text()
 
 
 def test_a_result_folder_that_is_a_file_is_a_clear_error(cache: Path, tmp_path: Path) -> None:
