@@ -16,7 +16,7 @@ from mmbench.layout import PREDICTIONS
 from mmbench.records import TrialRecord, find_records, load_record
 from mmbench.report.blocks import Block, By, blocks_of, reading
 from mmbench.report.case_scores import CaseValue, block_mean, floats, over_cases, scored_on
-from mmbench.report.comparable import Selection, name_of, select
+from mmbench.report.comparable import Selection, is_fixed, name_of, select
 from mmbench.report.model import (
     NO_CASE,
     NOT_MEASURED,
@@ -187,7 +187,7 @@ def _block_cell(by_seed: Sequence[Mapping[str, CaseValue]], block: Block) -> Cel
 
 def seeds_wanted(group: Sequence[TrialRecord], seeds: Sequence[int]) -> int:
     """Trials that make a row complete: one where nothing is random, because nothing trains."""
-    return 1 if group[0].trial.regime == "none" and group[0].trial.online is None else len(seeds)
+    return 1 if is_fixed(group[0]) else len(seeds)
 
 
 def row_of(group: Sequence[TrialRecord], cells: tuple[Cell, ...], seeds: Sequence[int], where: str = "") -> Row:

@@ -34,7 +34,9 @@ class Selection:
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(sorted({record.trial.seed for record in self.records}))
+        """Those of the rows in which something is random; the seed of any other row says nothing."""
+        random = [record for record in self.records if not is_fixed(record)]
+        return tuple(sorted({record.trial.seed for record in random or self.records}))
 
     @cached_property
     def cases(self) -> tuple[str, ...]:
@@ -112,17 +114,34 @@ def _set_keys(budget: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in budget.items() if value not in (None, False)}
 
 
-def _train_cases(record: TrialRecord) -> str | None:
-    # Clean and missing-rate training see what their name says, whatever the suite lists.
-    named = record.trial.contents.get("train_cases", record.trial.train_cases)
-    return _json(named) if record.trial.regime in ("mixed", "casewise") else None
+def is_fixed(record: TrialRecord) -> bool:
+    """Whether nothing in the trial is random, because nothing trains or adapts: one stands for every seed."""
+    return record.trial.regime == "none" and record.trial.online is None
+
+
+def _train_cases(*regimes: str) -> Key:
+    """What these regimes train on; clean training sees what its name says, whatever the suite lists."""
+
+    def key(record: TrialRecord) -> str | None:
+        named = record.trial.contents.get("train_cases", record.trial.train_cases)
+        return _json(named) if record.trial.regime in regimes else None
+
+    return key
+
+
+def _split(record: TrialRecord) -> str | None:
+    # A row that uses no training sample is held to its evaluation sets alone; older records do not tell their split.
+    split = record.trial.contents.get("split")
+    return None if split is None or is_fixed(record) else _json(split)
 
 
 _CRITERIA: tuple[tuple[str, Key], ...] = (
     # A row that does not train spends nothing; its record may come from a run with another budget.
     ("budget", lambda r: None if r.trial.regime == "none" else _json(_set_keys(r.trial.budget))),
     ("cases", lambda r: _json(r.trial.contents.get("cases", r.trial.cases))),
-    ("training cases", _train_cases),
+    ("training cases", _train_cases("mixed", "casewise")),
+    ("missing rate in training", _train_cases("missing-rate")),
+    ("split", _split),
     ("data digest", lambda r: None if r.data is None else _json(r.data.digest)),
     ("backbone digest", lambda r: None if r.backbone is None else _json(r.backbone.digest)),
 )
@@ -190,11 +209,8 @@ def _digests(record: TrialRecord) -> dict[tuple[int, str, int], str]:
 def _content(record: TrialRecord) -> str:
     """What a row's title stands for."""
     trial = record.trial
-    own_cases = trial.contents.get("train_cases") if trial.regime == "missing-rate" else None
     parts: dict[str, Any] = {"strategies": trial.strategies, "online": trial.online, "streams": _streams(record)}
-    return _json(
-        {"method": trial.method, **trial.options, **parts, "deviations": trial.deviations, "train_cases": own_cases}
-    )
+    return _json({"method": trial.method, **trial.options, **parts, "deviations": trial.deviations})
 
 
 def _streams(record: TrialRecord) -> list[str]:
@@ -211,11 +227,21 @@ def _same_rows(records: list[TrialRecord], problems: list[str]) -> list[TrialRec
         rows.setdefault((record.trial.title, record.trial.regime), []).append(record)
     for row in rows.values():
         row = _narrow(row, "method or option", _content, problems)
-        newest: dict[int, TrialRecord] = {}
-        for record in sorted(row, key=lambda r: r.environment.date):
-            if record.trial.seed in newest:
-                older = name_of(newest[record.trial.seed])
-                problems.append(f"left out: {older}: a newer record of this seed stands beside it")
-            newest[record.trial.seed] = record
-        kept.extend(newest.values())
+        kept.extend(_one_a_seed(row, problems))
     return kept
+
+
+def _one_a_seed(row: list[TrialRecord], problems: list[str]) -> list[TrialRecord]:
+    """The newest record of each seed; of a row in which nothing is random the finished one of the lowest seed."""
+    newest: dict[int, TrialRecord] = {}
+    for record in sorted(row, key=lambda r: r.environment.date):
+        if record.trial.seed in newest:
+            older = name_of(newest[record.trial.seed])
+            problems.append(f"left out: {older}: a newer record of this seed stands beside it")
+        newest[record.trial.seed] = record
+    found = list(newest.values())
+    if not is_fixed(row[0]):
+        return found
+    first, *others = sorted(found, key=lambda r: (r.status != "ok", r.trial.seed))
+    problems += [f"left out: {name_of(r)}: nothing in this row is random, so one seed stands for all" for r in others]
+    return [first]

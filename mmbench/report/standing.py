@@ -13,7 +13,7 @@ from mmbench.cards import Track
 from mmbench.records import TrialRecord
 from mmbench.report.blocks import Block
 from mmbench.report.case_scores import Scored, scored_on
-from mmbench.report.comparable import Selection
+from mmbench.report.comparable import Selection, is_fixed
 from mmbench.report.model import NOT_MEASURED, Cell, Column, Row
 from mmbench.report.outcome_files import Key, SampleList
 from mmbench.report.outcomes import Outcomes
@@ -83,7 +83,7 @@ def grid_of(group: Sequence[TrialRecord], selection: Selection, track: Track, ou
     scores = [[np.nan if (v := s.values[case].value) is None else v for case in cases] for _, s in pairs]  # (R, C)
     values = np.array(scores, np.float32).T[:, :, None]  # (C, R, 1)
     seeds = tuple(record.trial.seed for record, _ in pairs)
-    fixed = len(pairs) == 1 and pairs[0][0].trial.regime == "none"
+    fixed = is_fixed(pairs[0][0])
     sampled = _sampled(pairs, cases, selection.metric, outcomes)
     return Grid(seeds, fixed, None, values) if sampled is None else Grid(seeds, fixed, *sampled)
 
