@@ -26,9 +26,9 @@ from mmbench.cases import Case
 from mmbench.config import Config
 from mmbench.data.batch import Batch
 from mmbench.data.features import FEATURE_VERSION, MEL_BINS, normalise_image
+from mmbench.data.shard_writer import file_sha256
 from mmbench.data.source import fingerprint_of
 from mmbench.data.store import Store
-from mmbench.data.store_writer import file_sha256
 from mmbench.errors import FrozenSetError
 from mmbench.pipeline import MODALITIES, SetDigest
 from mmbench.registry import corruptions, file_digest

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mmbench.config import DataConfig
-from mmbench.data import store_writer
+from mmbench.data import shard_writer, store_writer
 from mmbench.data.embedded import SyntheticSource
 from mmbench.data.features import fbank
 from mmbench.data.folders import folder_pairs
@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(self: object, rows: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_writer.ArrayFile, "append", full)
+    monkeypatch.setattr(shard_writer.ArrayFile, "append", full)
     with pytest.raises(DataError, match="No space left on device"):
         build(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from mmbench.data.shards import Shards
 
 
 @dataclass(frozen=True)
 class Film:
     """The pictures of samples that have several each; none is read before it is asked for."""
 
-    pictures: NDArray[Any]  # (N, F, 3, H, W) uint8, the mapped pictures of the whole store
+    pictures: Shards  # (N, F, 3, H, W) uint8, the mapped pictures of the whole store
     rows: Tensor  # (B,) int64: where in it the samples of the batch are
 
     @property
@@ -30,7 +30,7 @@ class Film:
 
     def at(self, number: Tensor) -> Tensor:
         """(B, 3, H, W) uint8: of each sample the picture with this number, (B,) int64."""
-        return torch.from_numpy(self.pictures[self.rows.numpy(), number.numpy()])
+        return torch.from_numpy(self.pictures.take(self.rows.numpy(), number.numpy()))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,7 @@ class ManifestSource:
     def fingerprint(self) -> str:
         problems = (f"{entry.id}: {entry.reason}" for entry in self.problems)
         head = (self.name, str(self.multi_label), *self.classes)
-        return fingerprint_of((*head, *file_parts(self.items, self.root), *problems))
+        return fingerprint_of(chain(head, file_parts(self.items, self.root), problems))
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _item(entry: Any, listing: _Listing) -> Item:
     sound = listing.folder / entry["wav"]
     if not _is_file(sound):
         raise _EntryError(f"no sound {entry['wav']:.300}")
-    pictures = listing.folder / entry["video_path"]
+    pictures = _folder(listing.folder, entry["video_path"])
     found = listing.group_pattern.search(name)
     group = found.group(1) if found else None
     return Item(
@@ -133,6 +135,12 @@ def _item(entry: Any, listing: _Listing) -> Item:
         image=_frame(pictures, name) if listing.frames == 1 else None,
         film=_film(pictures, name, listing.frames) if listing.frames > 1 else (),
     )
+
+
+@lru_cache(maxsize=64)
+def _folder(root: Path, name: str) -> Path:
+    """One object for all clips of a folder."""
+    return root / name
 
 
 def _labels(text: str, listing: _Listing) -> tuple[int, ...]:
@@ -161,9 +169,27 @@ def _frame(folder: Path, name: str) -> Path:
     raise _EntryError(f"no picture frame_{FRAME}/{name}.jpg, nor an earlier frame, in {folder.name}")
 
 
-def _film(folder: Path, name: str, frames: int) -> tuple[Path, ...]:
+@dataclass(frozen=True, slots=True)
+class _Film(Collection[Path]):
+    """The frames of a clip in order; ten paths each would be most of a listing's memory."""
+
+    folder: Path
+    name: str
+    frames: int
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def __iter__(self) -> Iterator[Path]:
+        return (_frame_path(self.folder, self.name, number) for number in range(self.frames))
+
+    def __contains__(self, path: object) -> bool:
+        return path in tuple(self)
+
+
+def _film(folder: Path, name: str, frames: int) -> _Film:
     """All frames in order. One too many is an error as well: the first ones alone would be the clip's beginning."""
-    film = tuple(_frame_path(folder, name, number) for number in range(frames))
+    film = _Film(folder, name, frames)
     for number, path in enumerate(film):
         if not _is_file(path):
             raise _EntryError(f"no picture frame_{number}/{name}.jpg in {folder.name}, but frames: {frames}")

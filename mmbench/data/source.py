@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmbench.errors import ConfigError, DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One sample by name. Items of one group share a recording, a speaker or a session."""
 
@@ -25,7 +25,7 @@ class Item:
     group: str
     audio: Path | None = None
     image: Path | None = None
-    film: tuple[Path, ...] = ()
+    film: Collection[Path] = ()
     """The pictures in order, in place of `image`, where a sample has several."""
 
 
@@ -115,15 +115,13 @@ def fingerprint_of(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def file_parts(items: Sequence[Item], root: Path | None) -> list[str]:
+def file_parts(items: Sequence[Item], root: Path | None) -> Iterator[str]:
     """Names, labels, sizes and times of change of all files of a listing."""
-    parts: list[str] = []
     for item in items:
-        parts += [item.id, ",".join(map(str, item.labels)), item.group]
+        yield from (item.id, ",".join(map(str, item.labels)), item.group)
         for path in (item.audio, item.image, *item.film):
             if path is not None:
-                parts += [relative_name(path, root), *_size_and_time(path)]
-    return parts
+                yield from (relative_name(path, root), *_size_and_time(path))
 
 
 def _size_and_time(path: Path) -> tuple[str, str]:

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from mmbench.data.batch import Film, RawBatch
 from mmbench.data.features import FEATURE_VERSION, MEL_BINS
+from mmbench.data.shard_writer import file_sha256
+from mmbench.data.shards import KINDS, Shards
 from mmbench.data.source import Item, Skipped, Source, fingerprint_of
 from mmbench.data.store_seal import seal_fits, write_seal
 from mmbench.data.store_writer import (
-    FILES,
     BuildOrder,
     Contents,
     Progress,
-    file_sha256,
     replace_folder,
     scratch_folder,
     write_contents,
@@ -68,13 +68,21 @@ class Store:
     def __init__(self, folder: Path, index: StoreIndex) -> None:
         self.folder = folder
         self.index = index
-        self._wave, self._fbank, self._image = (_map(folder / name) for name in FILES)
         held = index.contents
+        kinds = (held.files[kind :: len(KINDS)] for kind in range(len(KINDS)))
+        self._wave, self._fbank, self._image = (Shards([folder / name for name in names]) for names in kinds)
         self._wave_starts = np.concatenate([[0], np.cumsum(held.wave_lengths, dtype=np.int64)])
         self._frame_starts = np.concatenate([[0], np.cumsum(held.frame_counts, dtype=np.int64)])
-        found = (self._wave.shape, self._fbank.shape, len(self._image), self._image.ndim in (4, 5))
-        samples = {len(part) for part in (held.ids, held.labels, held.groups, held.wave_lengths, held.frame_counts)}
-        if found != ((self._wave_starts[-1],), (self._frame_starts[-1], MEL_BINS), *samples, True):
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        held, firsts = self.index.contents, self._image.starts
+        counts = {len(part) for part in (held.ids, held.labels, held.groups, held.wave_lengths, held.frame_counts)}
+        rows = (self._wave.shape[1:], self._fbank.shape[1:], len(self._image.shape) in (4, 5))
+        if (counts, rows) != ({int(firsts[-1])}, ((), (MEL_BINS,), True)) or not (
+            np.array_equal(self._wave.starts, self._wave_starts[firsts])
+            and np.array_equal(self._fbank.starts, self._frame_starts[firsts])
+        ):
             raise ValueError("its arrays do not have the sizes that its index tells")
 
     def __reduce__(self) -> tuple[Callable[[Path], Store], tuple[Path]]:
@@ -118,7 +126,7 @@ class Store:
     @property
     def pictures(self) -> int:
         """Pictures a sample."""
-        return 1 if self._image.ndim == 4 else int(self._image.shape[1])
+        return 1 if len(self._image.shape) == 4 else self._image.shape[1]
 
     @property
     def digest(self) -> str:
@@ -154,13 +162,13 @@ class Store:
         wave = np.zeros((len(rows), int(lengths.max(initial=0))), dtype=np.int16)  # (B, S)
         fbank = np.zeros((len(rows), self.frames, MEL_BINS), dtype=np.float32)  # (B, T, 128)
         for place, row in enumerate(rows.tolist()):
-            wave[place, : lengths[place]] = self._wave[self._wave_starts[row] : self._wave_starts[row + 1]]
-            fbank[place, : counts[place]] = self._fbank[self._frame_starts[row] : self._frame_starts[row + 1]]
+            wave[place, : lengths[place]] = self._wave.stretch(*self._wave_starts[row : row + 2].tolist())
+            fbank[place, : counts[place]] = self._fbank.stretch(*self._frame_starts[row : row + 2].tolist())
         film = Film(self._image, torch.from_numpy(rows)) if self.pictures > 1 else None
         return RawBatch(
             wave=torch.from_numpy(wave).float().div_(32768.0),
             wave_lengths=torch.from_numpy(lengths),
-            image=torch.from_numpy(np.asarray(self._image[rows])) if film is None else film.at(film.middle),
+            image=torch.from_numpy(self._image.take(rows)) if film is None else film.at(film.middle),
             fbank=torch.from_numpy(fbank),
             frames=torch.from_numpy(counts),
             label=self._label(rows),
@@ -179,10 +187,11 @@ class Store:
 
     def verify(self) -> None:
         """Reads every byte again; raises StoreError naming the file that is not what was written."""
-        for name, wanted in zip(FILES, self.index.contents.sha256, strict=True):
+        held = self.index.contents
+        for name, wanted in zip(held.files, held.sha256, strict=True):
             if file_sha256(self.folder / name) != wanted:
                 raise StoreError(f"{self.folder / name} has changed since it was written; delete its folder to rebuild")
-        write_seal(self.folder, FILES, self.index.checksum())
+        write_seal(self.folder, held.files, self.index.checksum())
 
 
 def build_store(
@@ -228,7 +237,7 @@ def open_store(folder: Path) -> Store:
         if index.checksum() != checksum:
             raise ValueError("its index has changed since it was written")
         store = Store(folder, index)
-        if not seal_fits(folder, FILES, checksum):
+        if not seal_fits(folder, index.contents.files, checksum):
             store.verify()
         return store
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
@@ -261,7 +270,7 @@ def _build(order: BuildOrder, folder: Path, clean_first: bool) -> None:
         )
         text = json.dumps({**asdict(index), "checksum": index.checksum()}, allow_nan=False)
         write_durably(scratch / INDEX, text.encode("ascii"))
-        write_seal(scratch, FILES, index.checksum())
+        write_seal(scratch, index.contents.files, index.checksum())
         replace_folder(scratch, folder)
 
 
@@ -289,8 +298,3 @@ def _refuse(name: str, on_error: str, skipped: Sequence[Skipped]) -> None:
             f"{len(skipped)} samples of '{name}' cannot be used: {shown}{more}. "
             "Mend or remove them, or set on_error: skip to leave them out"
         )
-
-
-def _map(path: Path) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array

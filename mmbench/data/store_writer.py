@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -18,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmbench.data.features import MEL_BINS, fbank
+from mmbench.data.features import fbank
+from mmbench.data.shard_writer import ShardWriter
+from mmbench.data.shards import KINDS, shard_names
 from mmbench.data.source import BrokenFileError, Item, Pair, Skipped, Source, relative_name
 from mmbench.errors import DataError
 
-FILES = ("wave.npy", "fbank.npy", "image.npy")
 CHUNK = 64  # samples read ahead and turned to features at once
-HEADER_BYTES = 128  # room for the array header, which is known only at the end
 Progress = Callable[[int, int], None]  # samples done, samples in all
 
 
@@ -51,7 +50,12 @@ class Contents:
     silent: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     digest: str
-    sha256: tuple[str, ...]  # of FILES, in that order
+    sha256: tuple[str, ...]  # of the files, in their order
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Shard by shard; every sample lies in one."""
+        return tuple(name for number in range(len(self.sha256) // len(KINDS)) for name in shard_names(number))
 
 
 @dataclass(frozen=True)
@@ -104,73 +108,28 @@ class _Ledger:
         )
 
 
-class ArrayFile:
-    """A .npy file that grows by whole rows and gets its header when it is closed.
-
-    The first row tells the shape of all of them unless it is given; a row of another shape raises DataError.
-    """
-
-    def __init__(self, path: Path, dtype: str, row_shape: tuple[int, ...] | None = None) -> None:
-        self._dtype = np.dtype(dtype)
-        self._row_shape = row_shape
-        self._rows = 0
-        self._file = path.open("wb")
-        self._file.write(bytes(HEADER_BYTES))
-
-    def __enter__(self) -> ArrayFile:
-        return self
-
-    def append(self, rows: NDArray[Any]) -> None:
-        if self._row_shape is None:
-            self._row_shape = rows.shape[1:]
-        if rows.shape[1:] != self._row_shape:
-            shapes = f"{rows.shape[1:]}, the first one {self._row_shape}"
-            raise DataError(f"a sample for {Path(self._file.name).name} has the shape {shapes}; all must agree")
-        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).tobytes())
-        self._rows += len(rows)
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        with self._file as file:
-            if kind is None:
-                file.seek(0)
-                file.write(self._header())
-                file.flush()
-                os.fsync(file.fileno())
-
-    def _header(self) -> bytes:
-        text = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._rows, *(self._row_shape or ()))}
-        buffer = io.BytesIO()
-        np.lib.format.write_array_header_1_0(buffer, text)
-        assert buffer.tell() == HEADER_BYTES  # numpy pads every header of ours to this size
-        return buffer.getvalue()
-
-
 def write_contents(order: BuildOrder, folder: Path) -> Contents:
-    """Reads every sample of the source and writes the three arrays; an unusable sample raises or is listed."""
+    """Reads every sample of the source and writes the shards; an unusable sample raises or is listed.
+
+    Memory: two chunks of samples, and less than 1 kB for each sample of the data set.
+    """
     source = order.source
     ledger = _Ledger(skipped=list(source.problems))
-    wave_path, fbank_path, image_path = (folder / name for name in FILES)
     done = 0
-    with (
-        ArrayFile(wave_path, "<i2", ()) as waves,
-        ArrayFile(fbank_path, "<f4", (MEL_BINS,)) as mels,
-        ArrayFile(image_path, "|u1") as images,
-    ):
+    with ShardWriter(folder) as shards:
         for chunk in _read_in_order(order):
             kept = [sample for sample in chunk if isinstance(sample, _Sample) and _fits(sample, order, ledger)]
             ledger.skipped += [sample for sample in chunk if isinstance(sample, Skipped)]
             mel, counts = _features(kept, order.frames)
             for row, sample in enumerate(kept):
-                waves.append(sample.wave)
-                mels.append(mel[row, : counts[row]])
-                images.append(sample.image[None])
+                shards.append(sample.wave, mel[row, : counts[row]], sample.image)
                 ledger.add(sample, counts[row])
             done += len(chunk)
             if order.progress is not None:
                 order.progress(done, len(source.items))
     if not ledger.samples:
         raise DataError(f"data set '{source.name}' holds no usable sample ({len(ledger.skipped)} left out)")
-    return ledger.close(source, tuple(file_sha256(folder / name) for name in FILES))
+    return ledger.close(source, tuple(shards.sha256))
 
 
 def _read_in_order(order: BuildOrder) -> Iterator[list[_Sample | Skipped]]:
@@ -250,16 +209,3 @@ def write_durably(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: io.BufferedReader) -> str:
-    """The same for Python 3.10."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
