@@ -14,6 +14,7 @@ from pathlib import Path
 from mmbench.cases import Case
 from mmbench.errors import ConfigError
 from mmbench.files import RecordError, make_folder
+from mmbench.registry import plugins, use_plugins
 from mmbench.report.aggregate import Board, load_board
 from mmbench.report.board import PLOTS
 from mmbench.report.conditions import Group
@@ -69,7 +70,7 @@ def _arranged(board: Board, plots: Path) -> Content:
     """The tables, and the plots of the same records; of many records at the same time, in a process of their own."""
     if len(board.records) < MANY:
         return arrange(board, write_plots(board, plots))
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), use_plugins, (plugins(),)) as pool:
         drawn = pool.submit(_draw, board.folder, plots)
         return replace(arrange(board), plots=drawn.result())
 

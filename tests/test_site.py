@@ -228,3 +228,19 @@ def test_plots_samples_and_sounds(tmp_path: Path) -> None:
     assert rate == 16_000 and len(clean) == len(noisy) <= 2 * rate
     assert ((noisy - clean) ** 2).mean() > (clean**2).mean() / 20  # 10 dB and less of signal to noise at severity 5
     assert "How it looks" not in read_page(tmp_path / "site" / "cases" / "unknown.html").text
+
+
+@pytest.mark.slow
+def test_many_trials_are_drawn_by_a_second_process_and_look_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = save(tmp_path / "runs", field(2))
+    build_site(runs, tmp_path / "alone", samples=False)
+    monkeypatch.setattr(site_verb, "MANY", 0)
+    build_site(runs, tmp_path / "both", samples=False)
+    alone, both = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "alone", tmp_path / "both")
+    )
+    assert any(path.suffix == ".png" for path in alone)
+    assert both == alone
