@@ -7,7 +7,14 @@ from pathlib import Path
 import torch
 
 from mmbench.backbone.cavmae import CAVMAEFT, count_parameters
-from mmbench.backbone.checkpoint import load_backbone, load_official, read_state, save_backbone
+from mmbench.backbone.checkpoint import (
+    PRETRAINED_DESCRIPTION,
+    load_backbone,
+    load_official,
+    load_pretrained,
+    read_state,
+    save_backbone,
+)
 from mmbench.backbone.config import preset
 from mmbench.bench import Bench, pick_device
 from mmbench.config import Budget
@@ -73,7 +80,8 @@ def import_command(checkpoint: Path, out: Path, classes: int | None, size: str) 
 def info_command(path: Path) -> None:
     """Describe a backbone folder or a checkpoint file."""
     if path.is_dir():
-        net, meta = load_backbone(path)
+        pretrained = (path / PRETRAINED_DESCRIPTION).is_file()
+        net, meta = load_pretrained(path) if pretrained else load_backbone(path)
         facts: dict[str, object] = {**meta.config.to_dict(), **meta.meta, "sha256": meta.sha256}
         facts["parameters"] = f"{count_parameters(net):,}"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from mmbench.cli_common import (
 )
 
 SuiteOrFolder = Annotated[Path, typer.Argument(help="A suite file, or a folder of pairs.")]
+Subject = Annotated[Path, typer.Argument(help="A suite, a folder of pairs, or a data set that needs no files.")]
 
 data_app = typer.Typer(help="Read data sets into stores.", no_args_is_help=True)
 backbone_app = typer.Typer(help="Build, import and inspect source models.", no_args_is_help=True)
@@ -50,7 +52,7 @@ def data_check(suite: SuiteOrFolder, overrides: SetOption = None, plugin: Plugin
 @data_app.command("corrupt")
 @guarded
 def data_corrupt(
-    suite: Annotated[Path, typer.Argument(help="A suite, a folder of pairs, or a data set that needs no files.")],
+    suite: Subject,
     cases: Annotated[list[str] | None, typer.Option(help="A case, a set of cases, read/rain@1-5; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write, or to go on with.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell sizes and digests, write nothing.")] = False,
@@ -104,6 +106,39 @@ def backbone_build(
     from mmbench.backbones import build_command
 
     build_command(suite, out, tuple(overrides or ()), device, quiet)
+
+
+def _training_verb(kind: str) -> Callable[..., None]:
+    def verb(
+        what: Subject,
+        out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; the same command goes on in it.")],
+        init: Annotated[Path | None, typer.Option(help="A pre-trained model to start from; else random.")] = None,
+        recipe: Annotated[str | None, typer.Option(help="A published one, or tiny; else what fits the preset.")] = None,
+        epochs: Annotated[int | None, typer.Option(help="This and the next ones: the recipe's unless given.")] = None,
+        batch_size: Annotated[int | None, typer.Option(help="Of one step, of all processes together.")] = None,
+        lr: float | None = None,
+        seed: int | None = None,
+        precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+        option: Annotated[list[str] | None, typer.Option(help="Another key of the recipe: contrast_weight=0.1")] = None,
+        preset: Annotated[str | None, typer.Option(help="The suite's backbone unless given.")] = None,
+        overrides: SetOption = None,
+        device: DeviceOption = None,
+        quiet: QuietOption = False,
+    ) -> None:
+        from mmbench.backbone_training import verb as verbs
+
+        named = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "precision": precision}
+        changes = (*(f"{key}={value}" for key, value in named.items() if value is not None), *(option or ()))
+        request = verbs.TrainRequest(what, out, init, recipe, changes, preset, device, tuple(overrides or ()), quiet)
+        getattr(verbs, f"{kind}_command")(request)
+
+    return guarded(verb)
+
+
+PRETRAIN_HELP = "Pre-train a backbone without labels: masked reconstruction and contrast. Runs under torchrun, too."
+FINETUNE_HELP = "Fine-tune a backbone by CAV-MAE's recipe, for a suite's `path:`. Runs under torchrun, too."
+backbone_app.command("pretrain", help=PRETRAIN_HELP)(_training_verb("pretrain"))
+backbone_app.command("finetune", help=FINETUNE_HELP)(_training_verb("finetune"))
 
 
 @backbone_app.command("import")

@@ -140,7 +140,7 @@ class BackboneSpec(Config):
     path: Path | None = None
     """A folder written by `mmbench backbone build` or `import`; built on first use from clean data unless given."""
     init: Path | None = None
-    """An official CAV-MAE checkpoint to start the clean fine-tuning from."""
+    """What the clean fine-tuning starts from: an official checkpoint, or a folder by `mmbench backbone pretrain`."""
     fusion: Literal["none", "one-way", "gated", "as-published"] = "gated"
     epochs: float = Field(default=12.0, gt=0)
     """Passes of the clean fine-tuning; this and the next two suit cavmae-tiny on the embedded data."""

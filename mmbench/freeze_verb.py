@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbench import registry
 from mmbench.assets import use_assets
 from mmbench.cases import Case, case_data, parse_cases
 from mmbench.config import Suite
@@ -14,8 +13,7 @@ from mmbench.errors import ConfigError
 from mmbench.feed import TrialData
 from mmbench.freeze import check_sets, write_sets
 from mmbench.prepare import prepare_data
-from mmbench.runner import read_suite
-from mmbench.suite_file import suite_of
+from mmbench.runner import read_data
 from mmbench.trials import suite_cases
 
 
@@ -37,7 +35,7 @@ def freeze_command(request: FreezeRequest) -> None:
     """Write, size up or check the frozen sets of every data set of a suite."""
     if (request.out is None and not request.dry_run) == (request.check is None):
         raise ConfigError("choose one: --out DIR to write sets, --dry-run to size them up, --check DIR to check them")
-    suite = _suite(request)
+    suite = read_data(request.what, request.overrides)
     cases = _cases(suite, request.cases)
     use_assets(suite.assets)
     known: set[Path] = set()  # backbones of one input size share a store
@@ -52,13 +50,6 @@ def freeze_command(request: FreezeRequest) -> None:
                 check_sets(data, applicable, request.check)
             else:
                 write_sets(data, applicable, request.out, request.dry_run)
-
-
-def _suite(request: FreezeRequest) -> Suite:
-    name = str(request.what)
-    if name in registry.datasets().names() and not request.what.exists():
-        return suite_of({"name": name, "datasets": [{"name": name}], "methods": ["source"]}, request.overrides)
-    return read_suite(request.what, request.overrides)
 
 
 def _cases(suite: Suite, names: Sequence[str]) -> tuple[Case, ...]:

@@ -100,7 +100,7 @@ class Keeper:
         if self.path is None or not self.path.exists():
             return None
         try:
-            found = _read(self.path, self.keys, self.device)
+            found = read_kept(self.path, self.keys, self.device)
             self.place, self.tried = Place(**found["place"]), found["tried"]
             self._parts, self.events_bytes = found["parts"], found["events_bytes"]
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -141,7 +141,7 @@ class Keeper:
         events = path.with_name(EVENTS)
         found = {"place": vars(place), "tried": self.tried, "parts": states}
         try:
-            _save({**found, "events_bytes": events.stat().st_size if events.exists() else 0}, self.keys, path)
+            save_kept({**found, "events_bytes": events.stat().st_size if events.exists() else 0}, self.keys, path)
         except (OSError, SafetensorError) as error:
             if not self._failed:
                 self.log(event="not-kept", message=f"cannot write {path.name}: {error}; the training goes on")
@@ -198,7 +198,7 @@ def keys_of(spec: str, found: Environment) -> dict[str, str]:
     return {"code": code.hexdigest(), **{name: hashlib.sha256(text).hexdigest() for name, text in digests.items()}}
 
 
-def _save(content: dict[str, Any], keys: Mapping[str, str], path: Path) -> None:
+def save_kept(content: dict[str, Any], keys: Mapping[str, str], path: Path) -> None:
     tensors = Tensors()
     text, named = json.dumps(pack(content, tensors)), tensors.named
     header = {"format": FORMAT, "keys": json.dumps(dict(keys)), "content": text, "sha256": _digest(text, named)}
@@ -211,7 +211,7 @@ def _save(content: dict[str, Any], keys: Mapping[str, str], path: Path) -> None:
             aside.unlink(missing_ok=True)
 
 
-def _read(path: Path, keys: Mapping[str, str], device: torch.device) -> dict[str, Any]:
+def read_kept(path: Path, keys: Mapping[str, str], device: torch.device) -> dict[str, Any]:
     """The content; raises UnusableError with the reason, and ValueError or SafetensorError where it is damaged."""
     with safe_open(path, framework="pt") as file:
         header = file.metadata() or {}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mmbench import registry
 from mmbench.config import Suite
 from mmbench.errors import ConfigError
 from mmbench.records import Status
@@ -54,6 +55,14 @@ def read_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{path} is no suite: a suite's file ends in .yaml")
     return load_suite(path if path.suffix in (".yaml", ".yml") else shipped_suite(str(path)), overrides)
+
+
+def read_data(what: Path, overrides: tuple[str, ...] = ()) -> Suite:
+    """As `read_suite`, or a registered data set that needs no files, by its name."""
+    name = str(what)
+    if name in registry.datasets().names() and not what.exists():
+        return suite_of({"name": name, "datasets": [{"name": name}], "methods": ["source"]}, overrides)
+    return read_suite(what, overrides)
 
 
 def run_command(request: RunRequest, quiet: bool, as_json: bool) -> Any:

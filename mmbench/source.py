@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 
 from mmbench.backbone.cavmae import CAVMAEFT
-from mmbench.backbone.checkpoint import DESCRIPTION, load_meta, load_official, save_backbone
+from mmbench.backbone.checkpoint import DESCRIPTION, load_meta, load_official, save_backbone, weights_file
 from mmbench.bench import Bench
 from mmbench.cards import MethodCard
 from mmbench.cases import Case
 from mmbench.claims import claimed
 from mmbench.config import BackboneSpec, Budget, DataConfig, OptimConfig
-from mmbench.errors import CheckpointError
 from mmbench.feed import TrialData, seed_from
 from mmbench.files import cache_folder
 from mmbench.meter import Clock
@@ -45,15 +44,14 @@ class CleanTraining(Method):
 
 def source_folder(spec: BackboneSpec, dataset: DataConfig, data: TrialData) -> Path:
     """Where the source model of this spec on this data is cached."""
-    if spec.init and not spec.init.is_file():
-        raise CheckpointError(f"no checkpoint file '{spec.init}'; check 'init' of backbone {spec.name}")
+    init = weights_file(spec.init) if spec.init else None
     content = {
         "recipe": RECIPE,
         "config": model_config(spec, len(data.store.classes)).to_dict(),
         "epochs": spec.epochs,
         "lr": spec.lr,
         "batch": spec.batch_size,
-        "init": hashlib.sha256(spec.init.read_bytes()).hexdigest() if spec.init else None,
+        "init": hashlib.sha256(init.read_bytes()).hexdigest() if init else None,
         "data": data.store.digest,
         "split": dataset.split_facts(),
     }
@@ -94,7 +92,7 @@ def build_source(
     config = model_config(spec, len(data.store.classes))
     net = CAVMAEFT(config, torch.Generator().manual_seed(seed_from("source", SEED)))
     if spec.init:
-        load_official(net, spec.init, new_head=True)  # the fine-tuning below trains the head
+        load_official(net, weights_file(spec.init), new_head=True)  # the fine-tuning below trains the head
     else:
         open_gates(net)
     bench = Bench(device, source_budget(spec), Clock(device), log.log if log else (lambda **row: None))

@@ -199,11 +199,11 @@ def test_a_full_disk_is_told_once_and_the_training_goes_on(tmp_path: Path, monke
 
 def test_short_trainings_write_nothing_and_long_ones_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    monkeypatch.setattr(resume, "_save", lambda content, keys, path: written.append(content["place"]["steps"]))
+    monkeypatch.setattr(resume, "save_kept", lambda content, keys, path: written.append(content["place"]["steps"]))
     fit(build("linear-probe"), DATA, make_job(samples=40), bench_with(Keeper(tmp_path / PROGRESS, KEYS)))
     assert written == []
     monkeypatch.setattr(resume, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(resume, "_save", lambda content, keys, path: (written.append(1), time.sleep(0.3)))
+    monkeypatch.setattr(resume, "save_kept", lambda content, keys, path: (written.append(1), time.sleep(0.3)))
     fit(build("linear-probe"), DATA, make_job(samples=40), bench_with(Keeper(tmp_path / PROGRESS, KEYS)))
     assert written == [1]  # 0.3 s of writing ask for 6 s of training
 

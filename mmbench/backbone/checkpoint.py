@@ -22,6 +22,7 @@ from mmbench.errors import CheckpointError, ConfigError
 from mmbench.strict_json import read_json
 
 WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
+PRETRAINED, PRETRAINED_DESCRIPTION = "pretrained.safetensors", "pretrained.json"
 HEAD, HEAD_CLASSES, FUSION = "mlp_head.", "mlp_head.1.weight", "blocks_fu."
 # What the published prompt code leaves in its files and never uses in a complete forward pass.
 UNUSED = ("blocks_fu_pl.", "mlp_head_prompt.", "additional_token")
@@ -179,16 +180,20 @@ def backbone_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_backbone(model: CAVMAEFT, folder: str | Path, meta: Mapping[str, str]) -> BackboneMeta:
-    """Write tensors and description into the folder, each aside and renamed, the description last."""
-    folder = Path(folder)
+def save_backbone(model: CAVMAEFT | CAVMAE, folder: str | Path, meta: Mapping[str, str]) -> BackboneMeta:
+    """Write tensors and description into the folder, each aside and renamed, the description last.
+
+    A pre-trained model, which has a decoder in place of a head, goes under names of its own.
+    """
+    folder, pretrained = Path(folder), isinstance(model, CAVMAE)
+    weights, description = (PRETRAINED, PRETRAINED_DESCRIPTION) if pretrained else (WEIGHTS, DESCRIPTION)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     described = BackboneMeta(model.config, dict(meta), backbone_digest(model))
     values = {"schema": 1, "config": model.config.to_dict(), "meta": dict(meta), "sha256": described.sha256}
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    _write_aside(folder / WEIGHTS, lambda path: save_file(state, path))
-    _write_aside(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+    _write_aside(folder / weights, lambda path: save_file(state, path))
+    _write_aside(folder / description, lambda path: path.write_text(text, encoding="utf-8"))
     return described
 
 
@@ -205,11 +210,26 @@ def load_backbone(folder: str | Path) -> tuple[CAVMAEFT, BackboneMeta]:
     """A saved backbone, its digest verified; raises CheckpointError for anything that is not as it was saved."""
     folder = Path(folder)
     described = load_meta(folder)
-    state = read_state(folder / WEIGHTS)
     with torch.device("meta"):
         model = CAVMAEFT(described.config)
+    _fill_verified(model, folder / WEIGHTS, described)
+    return model, described
+
+
+def load_pretrained(folder: str | Path) -> tuple[CAVMAE, BackboneMeta]:
+    """A saved pre-trained model, decoder included; as `load_backbone`."""
+    folder = Path(folder)
+    described = read_description(folder / PRETRAINED_DESCRIPTION)
+    with torch.device("meta"):
+        model = CAVMAE(described.config)
+    _fill_verified(model, folder / PRETRAINED, described)
+    return model, described
+
+
+def _fill_verified(model: CAVMAEFT | CAVMAE, path: Path, described: BackboneMeta) -> None:
+    folder = path.parent
     try:
-        model.load_state_dict(state, assign=True)
+        model.load_state_dict(read_state(path), assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -220,14 +240,34 @@ def load_backbone(folder: str | Path) -> tuple[CAVMAEFT, BackboneMeta]:
         raise CheckpointError(
             f"backbone '{folder}' has digest {found[:12]}, its description says {described.sha256[:12]}; build it again"
         )
-    return model, described
+
+
+def weights_file(path: Path) -> Path:
+    """The checkpoint to start from: a file, or that of a folder which `mmbench backbone` wrote.
+
+    Raises CheckpointError if there is none.
+    """
+    found = [file for file in (path, path / PRETRAINED, path / WEIGHTS) if file.is_file()]
+    if not found:
+        raise CheckpointError(f"no checkpoint file '{path}', and no folder that holds {PRETRAINED} or {WEIGHTS}")
+    return found[0]
 
 
 def load_meta(folder: str | Path) -> BackboneMeta:
     """The description of a saved backbone, tensors unread; raises CheckpointError where it is missing or broken."""
     path = Path(folder) / DESCRIPTION
+    if not path.is_file() and (path.parent / PRETRAINED).is_file():
+        raise CheckpointError(
+            f"'{folder}' holds a pre-trained model, which has no head; name it as 'init', or fine-tune it: "
+            "mmbench backbone finetune"
+        )
+    return read_description(path)
+
+
+def read_description(path: Path) -> BackboneMeta:
+    """A description by its file; as `load_meta`, which knows where it lies."""
     if not path.is_file():
-        raise CheckpointError(f"no backbone in '{folder}': {path.name} is missing; build or import one there")
+        raise CheckpointError(f"no backbone in '{path.parent}': {path.name} is missing; build or import one there")
     try:
         values: dict[str, Any] = read_json(path.read_text(encoding="utf-8"))
         config = BackboneConfig.from_dict(values["config"])
