@@ -100,7 +100,7 @@ PRETRAIN: Mapping[str, PretrainRecipe] = MappingProxyType(
         "audioset-scale++": PretrainRecipe(lr=2e-4, batch_size=256, epochs=25),
         "vggsound": PretrainRecipe(lr=1e-4, batch_size=120, epochs=25),
         "vggsound-from-audioset": PretrainRecipe(lr=5e-5, batch_size=120, epochs=10),
-        "tiny": PretrainRecipe(lr=2e-3, batch_size=32, epochs=25),
+        "tiny": PretrainRecipe(lr=2e-3, batch_size=32, epochs=40, decay_start=20, decay_step=8),
     }
 )
 _MIXED = FinetuneRecipe(lr=1e-4, batch_size=48, epochs=10, mixup=0.5, smoothing=0.1, spec_augment=True, decay_step=1)
