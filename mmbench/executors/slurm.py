@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ OPTIONS: dict[str, type] = {
     "max_parallel": int,
     "poll_seconds": int,
 }
+PORTION = 500
+"""Tasks of one array; Slurm takes 1000 unless it is told otherwise. The next follows once fewer than `max_parallel` of
+those that were handed over are left."""
 LOST = -9
 """Exit code told of a task that left the queue without a word: cancelled, killed, or its node died."""
 SETTLE_SECONDS = 30.0
@@ -49,14 +53,17 @@ class SlurmExecutor:
         self._share = Share(share.device, int(options.get("cpus", share.threads)))
         self._poll_seconds = float(options.get("poll_seconds", 10))
         self._settle_seconds = settle_seconds
+        self._parallel = int(options.setdefault("max_parallel", 256))
         self._submitit = _submitit_executor(logs, self._share, options)
+        self._refused = ""
+        self._tried = 0.0
         self._gathered: list[Path] = []
         self._jobs: dict[str, Path] = {}
         self._gone: dict[str, float] = {}  # job -> when it was first missed in the queue
         self._looked = 0.0
 
     def has_room(self) -> bool:
-        return True
+        return len(self._gathered) < PORTION and len(self._jobs) < self._parallel
 
     def running(self) -> tuple[Path, ...]:
         return (*self._gathered, *self._jobs.values())
@@ -66,7 +73,7 @@ class SlurmExecutor:
         self._gathered.append(folder)
 
     def collect(self) -> list[Finished]:
-        if self._gathered:
+        if self._gathered and not (self._refused and time.monotonic() - self._tried < self._poll_seconds):
             self._hand_over()
         if not self._jobs or time.monotonic() - self._looked < self._poll_seconds:
             return []
@@ -83,9 +90,19 @@ class SlurmExecutor:
         try:
             jobs = self._submitit.map_array(run_there, folders, [device] * count, [threads] * count)
         except Exception as error:
-            raise ConfigError(f"Slurm did not take the job: {_last_line(error)}; see --executor-option") from None
+            self._refuse(_last_line(error))
+            return
+        self._refused = ""
         self._jobs.update({job.job_id: folder for job, folder in zip(jobs, self._gathered, strict=True)})
         self._gathered = []
+
+    def _refuse(self, why: str) -> None:
+        """Tried again while other tasks run, which must not end for a full queue or a controller that restarts."""
+        if not self._jobs:
+            raise ConfigError(f"Slurm did not take the job: {why}; see --executor-option")
+        if why != self._refused:
+            warnings.warn(f"Slurm did not take {len(self._gathered)} trials, which wait: {why}", stacklevel=2)
+        self._refused, self._tried = why, time.monotonic()
 
     def _settled(self, job: str) -> bool:
         """Whether nothing more is to be expected from a task that left the queue."""
@@ -124,7 +141,7 @@ def _submitit_executor(logs: Path, share: Share, options: dict[str, str | int]) 
         "job_name": "mmbench",
         "cpus_per_task": share.threads,
         "time": int(options.get("time_minutes", 24 * 60)),
-        "array_parallelism": int(options.get("max_parallel", 256)),
+        "array_parallelism": int(options["max_parallel"]),
         "stderr_to_stdout": True,
     }
     if share.device == "cuda":

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mmbench.executors.base import ENTRY, GRACE_SECONDS
@@ -17,6 +17,9 @@ from mmbench.layout import STDERR
 
 EXIT_CODE = "exit-code"
 """File beside the record that tells how the trial's process ended, for executors that learn it from nowhere else."""
+
+ASKS = (signal.SIGTERM, signal.SIGUSR2)
+"""What asks a task to leave: the second is sent by Slurm some time before a task's limit, as submitit orders."""
 
 
 def run_there(folder: str, device: str, threads: int, variables: Mapping[str, str] | None = None) -> int:
@@ -27,41 +30,53 @@ def run_there(folder: str, device: str, threads: int, variables: Mapping[str, st
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     (place / EXIT_CODE).unlink(missing_ok=True)
-    with (place / STDERR).open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, str(ENTRY), "trial", folder, "--device", device],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            start_new_session=True,
-        )
-    with _forwarding(process):
+
+    def start() -> subprocess.Popen[bytes]:
+        with (place / STDERR).open("wb") as stderr:
+            return subprocess.Popen(
+                [sys.executable, str(ENTRY), "trial", folder, "--device", device],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    with _forwarding(start) as process:
         code = _wait(process)
     write_atomic(place / EXIT_CODE, str(code).encode())
     return code
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Exit code; whatever ends the task ends the trial too, which may leave in order first."""
     try:
         return process.wait()
-    except KeyboardInterrupt:  # how Ray cancels a task
+    except BaseException as error:
         process.terminate()
         try:
-            return process.wait(GRACE_SECONDS)
+            code = process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            return process.wait()
+            code = process.wait()
+        if isinstance(error, KeyboardInterrupt):  # how Ray cancels a task
+            return code
+        raise
 
 
 @contextlib.contextmanager
-def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass SIGTERM on to the trial; this process stays to tell how it ended."""
+def _forwarding(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subprocess.Popen[bytes]]:
+    """The trial's process, which is told when this one is asked to leave; this one stays to tell how it ended."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # a signal handler belongs to the main thread
+        yield start()  # a signal handler belongs to the main thread
         return
-    old = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    old = {number: signal.getsignal(number) for number in ASKS}
     try:
-        yield
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited by the trial, which Slurm may signal by itself
+        process = start()
+        for number in ASKS:
+            signal.signal(number, lambda number, frame: process.terminate())
+        yield process
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
