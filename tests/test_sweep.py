@@ -25,8 +25,10 @@ from mmbench.costs import collect_costs
 from mmbench.dispatch import Dispatcher, Event
 from mmbench.errors import ConfigError
 from mmbench.evaluate import score_all
+from mmbench.executors import local
 from mmbench.executors.base import INTERRUPTED, Finished
-from mmbench.executors.local import local_slots
+from mmbench.executors.choose import Choice, make_executor
+from mmbench.executors.local import Slot, local_slots
 from mmbench.files import RecordError
 from mmbench.layout import PREDICTIONS
 from mmbench.outputs import load_states
@@ -337,6 +339,29 @@ def test_a_cap_no_sample_fits_is_recorded(cache: Path, tmp_path: Path) -> None:
     assert run_trial(folder, CPU) == "does-not-fit"
     failure = load_record(folder / RECORD).failure
     assert failure is not None and "one sample needs" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [("cuda:1", "2,3", "3"), ("cuda:0", "GPU-5f", "GPU-5f"), ("cuda", "2", "2"), ("cuda:1", None, "1")],
+)
+def test_a_gpu_is_counted_among_those_that_are_visible(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, visible: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    slots: list[tuple[Slot, ...]] = []
+    monkeypatch.setattr(local, "LocalExecutor", slots.append)
+    make_executor(Choice(), None, torch.device(device), tmp_path)
+    assert [slot.gpu for slot in slots[0]] == [expected]
+
+
+def test_a_gpu_that_is_not_visible_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    with pytest.raises(ConfigError, match="no device 'cuda:5': 1 GPUs are visible"):
+        make_executor(Choice(), None, torch.device("cuda:5"), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,14 @@ def make_executor(choice: Choice, workers: int | None, device: torch.device, out
 
 
 def _gpus(device: torch.device) -> tuple[str, ...]:
-    """The GPU that was asked for by number, else all that are visible."""
-    if device.index is not None:
-        return (str(device.index),)
+    """The GPU that was asked for by its number among those that are visible, else all of these."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(named.split(",")) if named else tuple(str(i) for i in range(torch.cuda.device_count()))
+    visible = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    if device.type != "cuda" or device.index is None:
+        return tuple(visible)
+    if device.index >= len(visible):
+        raise ConfigError(f"there is no device '{device}': {len(visible)} GPUs are visible, counted from 0")
+    return (visible[device.index],)
 
 
 def _cores() -> int:
