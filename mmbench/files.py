@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import platformdirs
 
 from mmbench.errors import MMBenchError
+
+MIB = 2**20
 
 
 class RecordError(MMBenchError):
@@ -29,6 +32,36 @@ def no_room(error: BaseException) -> bool:
     """Whether an error says that nothing can be written where it was to be written."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     return isinstance(error, WriteError) or (isinstance(error, OSError) and error.errno in full)
+
+
+def why_not_plain(path: Path, most_bytes: int | None = None, links: bool = False) -> str | None:
+    """Why a path must not be opened: a device, a pipe, too large, or a link unless `links`; None if it may."""
+    try:
+        return _odd(path.stat() if links else path.lstat(), most_bytes)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def read_plain(path: Path, most_bytes: int) -> bytes:
+    """The content of a plain file that others may have put there, through links.
+
+    Raises OSError for what has no end or is larger, as for what is not there.
+    """
+    reason = _odd(path.stat(), most_bytes)
+    if reason is not None:
+        raise OSError(errno.EINVAL, reason)
+    with path.open("rb") as file:
+        return file.read(most_bytes)
+
+
+def _odd(found: os.stat_result, most_bytes: int | None) -> str | None:
+    if stat.S_ISLNK(found.st_mode):
+        return "a symbolic link; links are not followed"
+    if not stat.S_ISREG(found.st_mode):
+        return "no plain file"
+    if most_bytes is not None and found.st_size > most_bytes:
+        return f"{found.st_size / MIB:.0f} MiB; at most {most_bytes / MIB:g} MiB are read"
+    return None
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -10,3 +10,11 @@ EVENTS = "events.jsonl"
 PREDICTIONS = "predictions.parquet"
 STATES = "state.safetensors"
 STDERR = "stderr.txt"
+
+RECORD_BYTES = 32 * 2**20
+"""The most that is read of a file, here and below; whatever others put into a folder comes to an end."""
+MARKER_BYTES = 1024
+SUITE_BYTES = 2**20
+EVENTS_BYTES = 256 * 2**20
+PREDICTIONS_BYTES = 16 * 2**30
+OUTCOMES_BYTES = 2**30

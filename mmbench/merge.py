@@ -18,12 +18,12 @@ from pydantic import ValidationError
 from mmbench.claims import claimed
 from mmbench.config import Suite
 from mmbench.errors import ConfigError
-from mmbench.files import RecordError, make_folder, write_atomic
-from mmbench.layout import EVENTS, PREDICTIONS, SPEC, STATES, SUITE
+from mmbench.files import RecordError, make_folder, why_not_plain, write_atomic
+from mmbench.layout import EVENTS, PREDICTIONS, RECORD_BYTES, SPEC, STATES, SUITE
 from mmbench.records import MARKER, RECORD, TrialRecord, find_records, is_done, load_record, save_record
 from mmbench.report.board import portable_suite
 from mmbench.report.second import second_metric
-from mmbench.submission_files import MOST_BYTES, is_trial_id, why_not_plain
+from mmbench.submission_files import is_trial_id
 from mmbench.suite_file import explain, load_suite
 
 BESIDE = (PREDICTIONS, STATES, EVENTS, SPEC)
@@ -121,7 +121,7 @@ def _trials(source: Path, problems: list[str]) -> Iterator[Found]:
     for path in find_records(source):
         folder = path.parent if path.name == RECORD else None
         try:
-            reason = why_not_plain(path, MOST_BYTES[RECORD])
+            reason = why_not_plain(path, RECORD_BYTES)
             if reason is None and folder is not None and (folder.is_symlink() or not is_done(folder)):
                 reason = "its marker was written for another record"
             if reason is not None:

@@ -16,10 +16,11 @@ from mmbench.files import RecordError
 from mmbench.records import TrialRecord, find_records, load_record
 from mmbench.report.comparable import select
 from mmbench.report.model import plain
+from mmbench.report.prediction_groups import UnusableError
 from mmbench.report.second import second_metric, with_second_scores
 from mmbench.submission_checks import malformed, record_findings
 from mmbench.submission_files import Finding, Submission, Submitted, read_submission
-from mmbench.submission_scores import TOLERANCE, UnusableError, recompute
+from mmbench.submission_scores import TOLERANCE, recompute
 from mmbench.submission_suite import suite_findings
 
 PLACES = 3

@@ -19,8 +19,8 @@ from mmbench.errors import MMBenchError
 from mmbench.formula import evaluate, numbers
 from mmbench.method_options import resolve_options
 from mmbench.records import Costs, Score, TrialRecord
+from mmbench.report.prediction_groups import Key, key_words, score_key
 from mmbench.submission_files import Finding, Severity
-from mmbench.submission_scores import key_words, score_key
 from mmbench.suite_file import explain
 
 Told = tuple[Severity, str]
@@ -118,7 +118,7 @@ def _scores(record: TrialRecord) -> Iterator[Told]:
         return
     twice = [key for key, count in Counter((*score_key(s), s.metric) for s in record.scores).items() if count > 1]
     if twice:
-        yield "serious", f"{len(twice)} scores stand twice, as {twice[0][-1]} of {key_words(twice[0][:5])}"
+        yield "serious", f"{len(twice)} scores stand twice, as {twice[0][-1]} of {key_words(Key(*twice[0][:5]))}"
     for score in record.scores:
         yield from (
             ("serious", f"{score.metric} of {key_words(score_key(score))} {what}") for what in _odd(score, record)

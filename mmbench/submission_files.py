@@ -14,8 +14,18 @@ import yaml
 from mmbench.claims import CLAIM
 from mmbench.config import Suite
 from mmbench.errors import ConfigError, MMBenchError
-from mmbench.files import RecordError
-from mmbench.layout import EVENTS, PREDICTIONS, SPEC, STATES, STDERR
+from mmbench.files import RecordError, why_not_plain
+from mmbench.layout import (
+    EVENTS,
+    MARKER_BYTES,
+    PREDICTIONS,
+    PREDICTIONS_BYTES,
+    RECORD_BYTES,
+    SPEC,
+    STATES,
+    STDERR,
+    SUITE_BYTES,
+)
 from mmbench.records import MARKER, OLD_RECORD, RECORD, TRIAL_ID, TrialRecord, is_done, load_record
 from mmbench.suite_file import load_suite
 
@@ -25,8 +35,7 @@ TRIAL_FILES = (
 )
 MADE_ANEW = ("README.md", "tables", "plots")
 """What a board holds beside its records; made from them, so nobody need read it."""
-MIB = 2**20
-MOST_BYTES = {RECORD: 32 * MIB, MARKER: 1024, PREDICTIONS: 16 * 1024 * MIB, "suite": MIB}
+MOST_BYTES = {RECORD: RECORD_BYTES, MARKER: MARKER_BYTES, PREDICTIONS: PREDICTIONS_BYTES}
 MOST_ENTRIES = 100_000
 MOST_DEPTH = 50
 OPENING = (
@@ -97,21 +106,6 @@ def is_trial_id(name: str) -> bool:
     return re.fullmatch(TRIAL_ID, name) is not None
 
 
-def why_not_plain(path: Path, most_bytes: int | None = None) -> str | None:
-    """Why a path must not be opened: a link, a device, a pipe, or too large; None if it may."""
-    try:
-        found = path.lstat()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if stat.S_ISLNK(found.st_mode):
-        return "a symbolic link; links are not followed"
-    if not stat.S_ISREG(found.st_mode):
-        return "no plain file"
-    if most_bytes is not None and found.st_size > most_bytes:
-        return f"{found.st_size / MIB:.0f} MiB; at most {most_bytes / MIB:g} MiB are read"
-    return None
-
-
 def _entries(folder: Path, findings: list[Finding], top: Path) -> Iterator[Path]:
     """Entries of one folder in order, without links and special files; those are findings."""
     try:
@@ -160,7 +154,7 @@ def _trial(folder: Path, top: Path, findings: list[Finding]) -> Submitted | None
 
 def _published(path: Path, top: Path, findings: list[Finding]) -> Submitted | None:
     """A record as a board holds it."""
-    reason = why_not_plain(path, MOST_BYTES[RECORD])
+    reason = why_not_plain(path, RECORD_BYTES)
     if reason is None and path.suffix != ".json":
         reason = "not a record; records end in .json"
     if reason is not None:
@@ -184,7 +178,7 @@ def _checked(path: Path, name: str, predictions: Path | None, top: Path, finding
 
 def _suite(path: Path, findings: list[Finding]) -> Iterator[tuple[str, Suite]]:
     try:
-        reason = why_not_plain(path, MOST_BYTES["suite"])
+        reason = why_not_plain(path, SUITE_BYTES)
         if reason is not None:
             raise ConfigError(f"{path.name}: {reason}")
         _check_yaml(path)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import soundfile
 import torch
 from PIL import Image
-from report_records import record
+from report_records import data, record
 from safetensors.torch import save as safetensors_bytes
 
 from mmbench.backbone.checkpoint import DESCRIPTION, load_meta, read_state
@@ -135,6 +135,10 @@ def _checkpoint() -> bytes:
         return Path(file.name).read_bytes()
 
 
+def _predictions(path: Path) -> object:
+    return read_predictions(path, record("LoRA", data=data(classes=("one", "two"))), SampleLists())
+
+
 def _parquet() -> bytes:
     words = {name: pa.array(["x", "x"]) for name in ("sample", "case", "track", "stream", "update")}
     words["sample"] = pa.array(["one", "two"])
@@ -180,6 +184,6 @@ def targets() -> Mapping[str, Target]:
         "flac": Target("a.flac", load_audio, (_sound(".flac"),)),
         "jpeg": Target("a.jpg", lambda path: load_image(path, 16), (_picture(".jpg"),)),
         "png": Target("a.png", lambda path: load_image(path, 16), (_picture(".png"),)),
-        "predictions": Target("p.parquet", lambda path: read_predictions(path, SampleLists()), (_parquet(),)),
+        "predictions": Target("p.parquet", _predictions, (_parquet(),)),
         "outcomes": Target("o.parquet", lambda path: read_compact(path, SampleLists()), (_parquet(),)),
     }

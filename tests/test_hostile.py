@@ -6,16 +6,20 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -31,8 +35,10 @@ from mmbench.data.manifest import cavmae_manifest
 from mmbench.data.source import BrokenFileError
 from mmbench.errors import CheckpointError, MMBenchError
 from mmbench.files import RecordError
+from mmbench.records import TrialRecord, save_record
 from mmbench.report.aggregate import load_board
 from mmbench.report.board import portable_suite
+from mmbench.report.trial_files import read_mistakes
 from mmbench.suite_file import load_suite, parse_suite
 from mmbench.sweep import SweepOptions, run_suite
 
@@ -264,6 +270,80 @@ def test_a_manifest_that_leads_out_of_its_folder_reads_sounds_and_nothing_else(t
             assert "password" not in str(error)
         else:
             raise AssertionError(f"{clip['wav']} was read")
+
+
+# Predictions
+
+
+def flood(path: Path, columns: dict[str, pa.Array], repeats: int) -> None:
+    """A few kilobytes that unpack to these columns many times over."""
+    table = pa.table(columns)
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as file:
+        for _ in range(repeats):
+            file.write_table(table)
+    assert path.stat().st_size < 2**20
+
+
+def same_words(text: str, rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text])).cast(pa.string())
+
+
+def flood_of_predictions(path: Path, repeats: int) -> None:
+    rows = 200_000
+    words = {name: same_words("x", rows) for name in ("sample", "case", "track", "stream", "update")}
+    shape = {"label": (1, np.int32), "logits": (10, np.float32)}
+    lists = {
+        name: pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * width, np.zeros(rows * width, kind))
+        for name, (width, kind) in shape.items()
+    }
+    flood(path, {**words, "severity": pa.array(np.zeros(rows, np.int8)), **lists}, repeats)
+
+
+def flooded(folder: Path, claimed: int, repeats: int) -> tuple[TrialRecord, Path]:
+    """A trial whose record claims so many samples a case."""
+    entry = record("LoRA")
+    entry = entry.model_copy(update={"scores": tuple(replace(score, n=claimed) for score in entry.scores)})
+    place = folder / "trials" / entry.trial.id
+    place.mkdir(parents=True)
+    save_record(entry, place)
+    flood_of_predictions(place / "predictions.parquet", repeats)
+    return entry, place
+
+
+@pytest.mark.timeout(60)
+def test_predictions_that_unpack_to_any_size_are_refused(tmp_path: Path, bounded: None) -> None:
+    entry, place = flooded(tmp_path, 300, 20)
+    board = load_board(tmp_path)
+    assert board.outcomes.all_of(entry) == {}
+    assert "holds 4000000 rows where the record's scores stand on 1200" in board.outcomes.problems[0]
+    with pytest.raises(RecordError, match="its mistakes are left out"):
+        read_mistakes(entry, place)
+
+
+def test_a_record_that_claims_any_size_does_not_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmbench.report.prediction_groups.MOST_VALUES", 2**20)
+    entry, _ = flooded(tmp_path, 10**12, 1)
+    board = load_board(tmp_path)
+    assert board.outcomes.all_of(entry) == {}
+    assert re.search("holds [0-9]+ logits of x .*; at most 1048576 are read", board.outcomes.problems[0])
+
+
+@pytest.mark.timeout(60)
+def test_a_boards_outcomes_that_unpack_to_any_size_are_refused(tmp_path: Path, bounded: None) -> None:
+    save(tmp_path, [record("LoRA")])
+    rows = 100_000
+    words = {name: same_words("x", rows) for name in ("trial", "case", "track", "stream", "update")}
+    blob = same_words("\0" * 500, rows).cast(pa.binary())
+    empty = np.zeros(rows + 1, np.int32)
+    lists = {
+        "samples": pa.ListArray.from_arrays(empty, pa.array([], pa.string())),
+        "labels": pa.ListArray.from_arrays(empty, pa.array([], pa.int32())),
+    }
+    numbers = {"severity": pa.array(np.zeros(rows, np.int8)), "list": pa.array(np.zeros(rows, np.int32))}
+    flood(tmp_path / "outcomes.parquet", {**words, **numbers, "predicted": blob, "confidence": blob, **lists}, 50)
+    board = load_board(tmp_path)
+    assert board.outcomes.all_of(board.records[0]) == {}
+    assert "are too many" in board.outcomes.problems[0]
 
 
 # Text

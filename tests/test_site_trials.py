@@ -12,6 +12,7 @@ from report_records import data, record
 
 from mmbench.files import RecordError
 from mmbench.records import TrialRecord
+from mmbench.report.prediction_groups import COLUMNS
 from mmbench.report.site.drawing import draw
 from mmbench.report.site.trial_page import view_of
 from mmbench.report.trial_files import Curve, Point, read_curves, read_mistakes
@@ -35,7 +36,8 @@ def predictions(folder: Path, rows: Rows, **columns: list[object]) -> Path:
         "logits": logits,
         **columns,
     }
-    pq.write_table(pa.table(table), folder / "predictions.parquet")
+    arrays = {name: pa.array(cells, None if name in columns else COLUMNS[name]) for name, cells in table.items()}
+    pq.write_table(pa.table(arrays), folder / "predictions.parquet")
     return folder
 
 
@@ -46,10 +48,10 @@ def trial(**changes: object) -> TrialRecord:
 def test_the_surest_wrong_answers_come_first_and_a_sample_once(tmp_path: Path) -> None:
     rows: Rows = [
         ("a", "complete", 0, [5.0, 0.0, 0.0]),  # right
-        ("a", "noise", 0, [0.0, 2.0, 0.0]),  # wrong: 1 / (1 + 2 exp(-2)) = 0.787
-        ("a", "missing", 0, [0.0, 0.0, 1.0]),  # wrong, less sure
         ("b", "complete", 2, [0.0, 9.0, 0.0]),  # wrong: 0.9998
+        ("a", "noise", 0, [0.0, 2.0, 0.0]),  # wrong: 1 / (1 + 2 exp(-2)) = 0.787
         ("b", "noise", 2, [0.0, 0.0, 1.0]),
+        ("a", "missing", 0, [0.0, 0.0, 1.0]),  # wrong, less sure
     ]
     found = read_mistakes(trial(), predictions(tmp_path, rows))
     assert [(m.sample, m.case, m.label, m.predicted, m.wrong, m.seen) for m in found] == [

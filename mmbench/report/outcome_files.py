@@ -13,17 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmbench.files import RecordError, write_atomic
+from mmbench.files import RecordError, why_not_plain, write_atomic
+from mmbench.layout import OUTCOMES_BYTES
+from mmbench.records import TrialRecord
+from mmbench.report.prediction_groups import Group, Key, UnusableError, open_parquet, read_groups, same_type
 
 _MOST_CLASSES = 2**16
 _WORDS = ("case", "track", "stream", "update")
 _KEYS = (*_WORDS, "severity")
-_PREDICTIONS = {
-    **dict.fromkeys(("sample", *_WORDS), pa.string()),
-    "severity": pa.int8(),
-    "label": pa.list_(pa.int32()),
-    "logits": pa.list_(pa.float32()),
-}
+_MOST_OUTCOMES = 2**22
+_MOST_SAMPLES = 2**24  # in all lists together
+_MOST_VALUES = 2**29  # samples of all outcomes together, three bytes each
 # A row an outcome. `list` numbers the samples it was scored on, which stand in the first row of that number.
 _COMPACT = {
     **dict.fromkeys(("trial", *_WORDS), pa.string()),
@@ -34,17 +34,6 @@ _COMPACT = {
     "samples": pa.list_(pa.string()),
     "labels": pa.list_(pa.int32()),
 }
-
-
-@dataclass(frozen=True)
-class Key:
-    """Which of a trial's predictions."""
-
-    case: str
-    severity: int
-    track: str
-    stream: str = ""
-    update: str = "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +60,20 @@ class SampleLists:
         self._known: dict[tuple[tuple[str, ...], bytes], SampleList] = {}
 
     def of(self, samples: tuple[str, ...], labels: npt.NDArray[Any]) -> SampleList:
-        if not samples or len(set(samples)) < len(samples):
-            raise ValueError("an evaluation set without samples, or with one sample twice")
         wide = labels.astype(np.int64)
-        return self._known.setdefault((samples, wide.tobytes()), SampleList(samples, wide))
+        content = (samples, wide.tobytes())
+        if content not in self._known:
+            if not samples or len(set(samples)) < len(samples):
+                raise ValueError("an evaluation set without samples, or with one sample twice")
+            self._known[content] = SampleList(samples, wide)
+        return self._known[content]
 
 
-def read_predictions(path: Path, lists: SampleLists) -> Mapping[Key, Coded]:
+def read_predictions(path: Path, record: TrialRecord, lists: SampleLists) -> Mapping[Key, Coded]:
     """A trial's predictions of one class a sample. Raises RecordError if the file is damaged or no such file."""
     try:
-        table = _read(path, _PREDICTIONS, ("sample", *_WORDS))
-        return dict(_outcomes(table, lists)) if table.num_rows else {}
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        return {group.key: _coded(group, lists) for group in read_groups(path, record)}
+    except (UnusableError, ValueError) as error:
         raise _damaged(path, error) from None
 
 
@@ -92,70 +83,10 @@ def _damaged(path: Path, error: Exception) -> RecordError:
     return RecordError(f"cannot read {where}: {what}; intervals come from seeds alone, or run its trial again")
 
 
-def _read(path: Path, wanted: Mapping[str, pa.DataType], words: tuple[str, ...]) -> pa.Table:
-    """A table of exactly these columns and types, without nulls outside of the sample lists."""
-    file = pq.ParquetFile(path, read_dictionary=list(words))
-    found = {field.name: field.type for field in file.schema_arrow}
-    plain = {n: t.value_type if pa.types.is_dictionary(t) else t for n, t in found.items()}
-    for name, kind in wanted.items():
-        # The name of a list's element differs between writers and says nothing.
-        if name not in plain or not _same(plain[name], kind):
-            raise ValueError(f"column {name} is {plain.get(name, 'absent')}, expected {kind}")
-    table = file.read(columns=list(wanted)).unify_dictionaries()
-    for name in wanted:
-        if name not in ("samples", "labels") and table[name].null_count:
-            raise ValueError(f"column {name} has empty cells")
-    return table
-
-
-def _same(found: pa.DataType, wanted: pa.DataType) -> bool:
-    if pa.types.is_list(wanted):
-        return bool(pa.types.is_list(found) and found.value_type.equals(wanted.value_type))
-    return bool(found.equals(wanted))
-
-
-def _outcomes(table: pa.Table, lists: SampleLists) -> Iterator[tuple[Key, Coded]]:
-    logits = _matrix(table["logits"])  # (N, C)
-    labels = _matrix(table["label"])  # (N, 1)
-    if labels.shape[1] != 1:
-        raise ValueError("several labels a sample in data of one label")
-    if not np.isfinite(logits).all():
-        raise ValueError("logits that are not finite")
-    top = logits.max(axis=1, keepdims=True)
-    confidence = np.rint(255 / np.exp(logits - top).sum(axis=1)).astype(np.uint8)  # (N,)
-    predicted = _narrow(logits.argmax(axis=1))  # (N,)
-    samples, ids = _codes(table["sample"])
-    words = {name: _codes(table[name]) for name in _WORDS}
-    keys = np.stack([*(codes for codes, _ in words.values()), table["severity"].to_numpy()])  # (5, N)
-    starts = np.flatnonzero(np.r_[True, (keys[:, 1:] != keys[:, :-1]).any(axis=0)])
-    seen: dict[bytes, SampleList] = {}
-    taken: set[Key] = set()
-    for start, end in zip(starts, [*starts[1:], keys.shape[1]], strict=True):
-        named = {name: words[name][1][keys[i, start]] for i, name in enumerate(_WORDS)}
-        key = Key(severity=int(keys[4, start]), **named)
-        if key in taken:
-            raise ValueError(f"case {key.case} stands in two places")
-        taken.add(key)
-        mark = samples[start:end].tobytes() + labels[start:end].tobytes()
-        if mark not in seen:
-            seen[mark] = lists.of(tuple(ids[i] for i in samples[start:end]), labels[start:end, 0])
-        yield key, Coded(seen[mark], predicted[start:end], confidence[start:end])
-
-
-def _matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """(N, width) of a column of lists of one length."""
-    array = pa.concat_arrays(column.chunks)
-    values = array.flatten().to_numpy(zero_copy_only=True)
-    lengths = np.diff(array.offsets.to_numpy())
-    if len(lengths) == 0 or lengths[0] == 0 or (lengths != lengths[0]).any():
-        raise ValueError("rows of different length")
-    return np.asarray(values).reshape(len(lengths), -1)
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], list[str]]:
-    """(N,) numbers of the words, and the words."""
-    array = pa.concat_arrays(column.chunks)
-    return array.indices.to_numpy(), array.dictionary.to_pylist()
+def _coded(group: Group, lists: SampleLists) -> Coded:
+    predicted, confidence = group.answers()
+    listed = lists.of(tuple(group.ids), group.labels[:, 0])
+    return Coded(listed, _narrow(predicted), np.rint(255 * confidence).astype(np.uint8))
 
 
 def _narrow(classes: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
@@ -197,18 +128,60 @@ def write_compact(kept: Mapping[str, Mapping[Key, Coded]], path: Path) -> None:
 
 
 def read_compact(path: Path, lists: SampleLists) -> Mapping[str, Mapping[Key, Coded]]:
-    """Outcomes by trial id. Raises RecordError if the file is damaged or no such file."""
+    """Outcomes by trial id. Raises RecordError if the file is damaged, too large, or no such file."""
     try:
-        table = _read(path, _COMPACT, ())
-        columns = [table[name].to_pylist() for name in _COMPACT]
-        return _by_trial(zip(*columns, strict=True), lists)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = why_not_plain(path, OUTCOMES_BYTES, links=True)
+        if reason is not None:
+            raise ValueError(reason)
+        with open_parquet(path, _checked_layout(path)) as file:
+            table = file.read(columns=list(_COMPACT), use_threads=False)
+        for name in _COMPACT:
+            if name not in ("samples", "labels") and table[name].null_count:
+                raise ValueError(f"column {name} has empty cells")
+        return _by_trial(zip(*(_cells(table[name]) for name in _COMPACT), strict=True), lists)
+    except (OSError, ValueError, LookupError, MemoryError, pa.ArrowException) as error:
         raise _damaged(path, error) from None
+
+
+def _checked_layout(path: Path) -> list[str]:
+    """Columns of text and bytes by the names that Parquet gives them; raises ValueError for another layout."""
+    with open_parquet(path) as file:
+        found = {field.name: field.type for field in file.schema_arrow}
+        for name, kind in _COMPACT.items():
+            if name not in found or not same_type(found[name], kind):
+                raise ValueError(f"column {name} is {found.get(name, 'absent')}, expected {kind}")
+        facts = file.metadata
+        groups = [facts.row_group(index) for index in range(facts.num_row_groups)]
+        columns = [group.column(index) for group in groups for index in range(facts.num_columns)]
+    values = sum(column.num_values for column in columns if "." in column.path_in_schema)
+    if facts.num_rows > _MOST_OUTCOMES or values > 2 * (_MOST_OUTCOMES + _MOST_SAMPLES):
+        raise ValueError(f"{facts.num_rows} outcomes on lists of {values} samples and labels are too many")
+    return list(dict.fromkeys(c.path_in_schema for c in columns if c.physical_type == "BYTE_ARRAY"))
+
+
+def _cells(column: pa.ChunkedArray) -> Iterator[Any]:
+    """Values of a column; equal words are one object, so that repeating a long one costs nothing."""
+    for chunk in column.chunks:
+        if pa.types.is_list(chunk.type):
+            values, offsets = list(_words(chunk.values)), chunk.offsets.to_pylist()
+            spans = zip(offsets, offsets[1:], chunk.is_valid().to_pylist(), strict=False)
+            yield from (values[start:end] if there else None for start, end, there in spans)
+        else:
+            yield from _words(chunk)
+
+
+def _words(array: pa.Array) -> Iterator[Any]:
+    if not pa.types.is_dictionary(array.type):
+        yield from array.to_pylist()
+        return
+    known = array.dictionary.to_pylist()
+    yield from (None if code is None else known[code] for code in array.indices.to_pylist())
 
 
 def _by_trial(rows: Iterator[tuple[Any, ...]], lists: SampleLists) -> dict[str, dict[Key, Coded]]:
     known: dict[int, SampleList] = {}
     found: dict[str, dict[Key, Coded]] = {}
+    values = 0
     for trial_id, case, track, stream, update, severity, number, predicted, confidence, samples, labels in rows:
         if number not in known:
             if samples is None or labels is None or len(samples) != len(labels) or None in (*samples, *labels):
@@ -217,6 +190,9 @@ def _by_trial(rows: Iterator[tuple[Any, ...]], lists: SampleLists) -> dict[str, 
         size = len(known[number].samples)
         if len(confidence) != size or len(predicted) not in (size, 2 * size):
             raise ValueError(f"{len(predicted)} and {len(confidence)} bytes for {size} samples")
+        values += size
+        if values > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES} predictions")
         classes = np.frombuffer(predicted, np.uint8 if len(predicted) == size else "<u2").astype(np.uint16)
         key = Key(case, severity, track, stream, update)
         if key in found.setdefault(trial_id, {}):

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from mmbench.files import RecordError
 from mmbench.layout import PREDICTIONS
 from mmbench.records import TrialRecord
-from mmbench.report.outcome_files import Coded, Key, SampleLists, read_compact, read_predictions, write_compact
+from mmbench.report.outcome_files import Coded, SampleLists, read_compact, read_predictions, write_compact
+from mmbench.report.prediction_groups import Key, score_key
 
 OUTCOMES = "outcomes.parquet"
 _STEPS = 255  # of the confidence, one byte a sample
@@ -85,10 +86,10 @@ class Outcomes:
     def _checked(self, record: TrialRecord) -> Mapping[Key, Coded]:
         if record.data is None or record.data.multi_label or record.status != "ok":
             return {}
-        found = self._read(record.trial.id)
+        found = self._read(record)
         # Outcomes of another run of the same trial, or a record edited by hand, must not lend each other weight.
         for score in record.scores:
-            coded = found.get(Key(score.case, score.severity, score.track, score.stream, score.update))
+            coded = found.get(score_key(score))
             if coded is None or score.metric != "accuracy" or score.value is None:
                 continue
             share = float(np.equal(coded.predicted, coded.list.labels).mean())
@@ -99,18 +100,18 @@ class Outcomes:
                 return {}
         return found
 
-    def _read(self, trial_id: str) -> Mapping[Key, Coded]:
-        path = self._predictions.get(trial_id)
+    def _read(self, record: TrialRecord) -> Mapping[Key, Coded]:
+        path = self._predictions.get(record.trial.id)
         try:
             if path is not None:
-                return read_predictions(path, self._lists)
+                return read_predictions(path, record, self._lists)
             if self._published is None:
                 self._published = {}
                 if self._compact is not None:
                     self._published = read_compact(self._compact, self._lists)
         except RecordError as error:
             self._problems[str(error)] = None
-        return (self._published or {}).get(trial_id, {})
+        return (self._published or {}).get(record.trial.id, {})
 
 
 def load_outcomes(folder: Path, records: Iterable[TrialRecord]) -> Outcomes:

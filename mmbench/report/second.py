@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from mmbench.registry import corruptions
 from mmbench.report.blocks import Block, Values
 from mmbench.report.comparable import Selection
 from mmbench.report.conditions import conditions_of, corruptions_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mmbench.report.prediction_groups import Group, Key, UnusableError, read_groups, score_key
 
 VISIBLE = 0.0005  # half of the last decimal that tables of percent show
 _LABEL_PARTS = re.compile(r"[,;/()]")
@@ -73,31 +71,21 @@ def with_second_scores(record: TrialRecord, predictions: Path) -> TrialRecord:
 def _second_scores(
     record: TrialRecord, predictions: Path, scenes: Mapping[str, tuple[str, ...]], metric: str
 ) -> Iterator[Score]:
-    import pandas as pd  # half a second that most boards never need
-
     assert record.data is not None
+    wanted = {score_key(s) for s in record.scores if s.metric == metric and s.case in scenes and s.value is not None}
+    found: dict[Key, tuple[float | None, int]] = {}
     try:
-        table = pd.read_parquet(predictions, filters=[("case", "in", list(scenes))])
-    except (OSError, ValueError, KeyError) as error:
+        for group in read_groups(predictions, record):
+            if group.key in wanted:
+                inside = [i for i, label in enumerate(record.data.classes) if label in scenes[group.key.case]]
+                found[group.key] = _value(group, inside, record.data.multi_label)
+    except UnusableError as error:
         raise RecordError(f"cannot read {predictions}: {error}; its second scores are left out") from None
     for score in record.scores:
-        if score.metric != metric or score.case not in scenes or score.value is None:
-            continue
-        rows = _rows(table, score)
-        if rows.empty:  # a stream whose predictions are not kept
-            continue
-        outside = [i for i, label in enumerate(record.data.classes) if label in scenes[score.case]]
-        value, count = _value(rows, outside, record.data.multi_label)
-        reason = f"without {', '.join(scenes[score.case])}"
-        yield replace(score, metric=second_metric(metric), value=value, n=count, reason=reason, digest=None)
-
-
-def _rows(table: pd.DataFrame, score: Score) -> pd.DataFrame:
-    """The predictions that a score was computed from; files older than online adapters tell no streams."""
-    wanted = {"case": score.case, "severity": score.severity, "track": score.track}
-    wanted |= {key: getattr(score, key) for key in ("stream", "update") if key in table}
-    same: pd.DataFrame = table[np.logical_and.reduce([table[key] == value for key, value in wanted.items()])]
-    return same
+        if score.metric == metric and score_key(score) in found:  # others are streams whose predictions are not kept
+            value, count = found[score_key(score)]
+            reason = f"without {', '.join(scenes[score.case])}"
+            yield replace(score, metric=second_metric(metric), value=value, n=count, reason=reason, digest=None)
 
 
 def with_second(blocks: Sequence[Block], scored: Sequence[tuple[Values, Values]]) -> tuple[Block, ...]:
@@ -113,9 +101,9 @@ def with_second(blocks: Sequence[Block], scored: Sequence[tuple[Values, Values]]
     return tuple(placed)
 
 
-def _value(rows: pd.DataFrame, scenes: list[int], multi_label: bool) -> tuple[float | None, int]:
+def _value(group: Group, scenes: list[int], multi_label: bool) -> tuple[float | None, int]:
     """Score and number of the samples whose class is no scene; of several labels none may be one."""
-    logits, labels = (np.array(rows[name].tolist()) for name in ("logits", "label"))  # (N, C); (N, 1) or (N, C)
+    logits, labels = group.logits, group.labels  # (N, C); (N, 1) or (N, C)
     hit = labels[:, scenes].any(axis=1) if multi_label else np.isin(labels[:, 0], scenes)  # (N,)
     logits, labels = logits[~hit], labels[~hit]
     if not len(logits):

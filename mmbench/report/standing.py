@@ -15,8 +15,9 @@ from mmbench.report.blocks import Block
 from mmbench.report.case_scores import Scored, scored_on
 from mmbench.report.comparable import Selection, is_fixed
 from mmbench.report.model import NOT_MEASURED, Cell, Column, Row
-from mmbench.report.outcome_files import Key, SampleList
+from mmbench.report.outcome_files import SampleList
 from mmbench.report.outcomes import Outcomes
+from mmbench.report.prediction_groups import Key
 from mmbench.report.stats import SeedVariance, crossed, moderated, rank_groups
 
 Name = tuple[str, str]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from mmbench.files import RecordError
-from mmbench.layout import EVENTS, PREDICTIONS
+from mmbench.files import RecordError, read_plain
+from mmbench.layout import EVENTS, EVENTS_BYTES, PREDICTIONS
 from mmbench.records import TrialRecord
 from mmbench.report.comparable import FALLBACKS
+from mmbench.report.prediction_groups import Group, Key, UnusableError, read_groups
 from mmbench.strict_json import read_events
 
 FINAL = "final/"
@@ -49,9 +49,9 @@ class Mistake:
     predicted: str
     confidence: float
     """Softmax probability of the wrong class."""
-    wrong: int
+    wrong: int = 0
     """Cases in which this sample is answered wrongly."""
-    seen: int
+    seen: int = 0
     """Cases in which it was scored."""
 
 
@@ -63,7 +63,7 @@ def trial_folders(folder: Path) -> dict[str, Path]:
 def read_curves(folder: Path) -> tuple[Curve, ...]:
     """Losses of the final training; lines that are no epochs are passed over, and a missing file is no curve."""
     try:
-        content = (folder / EVENTS).read_bytes()
+        content = read_plain(folder / EVENTS, EVENTS_BYTES)
     except OSError:
         return ()
     found: dict[str, list[Point]] = {}
@@ -92,65 +92,49 @@ def read_mistakes(record: TrialRecord, folder: Path, most: int = MOST_MISTAKES) 
     if record.data is None or record.data.multi_label or not path.is_file():
         return ()
     try:
-        rows = _headline_rows(record, pq.read_table(path))
-        logits = _numbers(rows["logits"], len(record.data.classes))  # (N, C)
-        labels = _numbers(rows["label"], 1)[:, 0].astype(np.int64)  # (N,)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(record.data.classes):
-            raise ValueError("labels outside of the classes")
-        return _mistakes(rows, logits, labels, record.data.classes, most)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        words = " ".join(str(error).split())[:200]
-        raise RecordError(f"cannot read {path.name}: {words}; its mistakes are left out") from None
+        answered = [_answered(group, record.data.classes, most) for group in read_groups(path, record)]
+    except UnusableError as error:
+        raise RecordError(f"cannot read {path.name}: {error}; its mistakes are left out") from None
+    chosen = _headline(record, answered)
+    seen = Counter(id for entry in chosen for id in entry.seen)
+    wrong = Counter(id for entry in chosen for id in entry.wrong)
+    found: dict[str, Mistake] = {}
+    for mistake in sorted((m for entry in chosen for m in entry.surest), key=lambda m: -m.confidence):
+        found.setdefault(mistake.sample, replace(mistake, wrong=wrong[mistake.sample], seen=seen[mistake.sample]))
+    return tuple(found.values())[:most]
 
 
-def _headline_rows(record: TrialRecord, table: pa.Table) -> pa.Table:
-    """Rows of the most telling track; of an online adapter those of its first stream, before the update."""
-    tracks = set(table["track"].unique().to_pylist())
-    track = next((track for track in FALLBACKS if track in tracks), "blind")
-    streams = [name for name in table["stream"].unique().to_pylist() if name]
-    wanted = {"track": track, "stream": "", "update": "none"}
-    if record.online is not None and streams:
-        wanted |= {"stream": streams[0], "update": "before"}
-    for column, value in wanted.items():
-        table = table.filter(pc.equal(table[column], value))
-    return table
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """What is kept of the predictions of one case."""
+
+    key: Key
+    seen: npt.NDArray[np.object_]  # (N,) sample ids
+    wrong: npt.NDArray[np.object_]  # (W,) of those answered wrongly
+    surest: tuple[Mistake, ...]
 
 
-def _numbers(column: pa.ChunkedArray, width: int) -> npt.NDArray[np.float32]:
-    """Lists of equal length as an array (N, width); raises ValueError for other lengths."""
-    flat = pc.list_flatten(column).to_numpy()
-    if len(flat) != len(column) * width or pc.any(pc.not_equal(pc.list_value_length(column), width)).as_py():
-        raise ValueError(f"rows are not of {width} values")
-    return np.asarray(flat, dtype=np.float32).reshape(len(column), width)
+def _answered(group: Group, classes: tuple[str, ...], most: int) -> _Answered:
+    answers, confidence = group.answers()
+    labels = group.labels[:, 0]
+    wrong = np.flatnonzero(answers != labels)  # (W,)
+    surest = tuple(
+        Mistake(
+            sample=group.ids[row],
+            case=group.key.case,
+            severity=group.key.severity,
+            label=classes[labels[row]],
+            predicted=classes[answers[row]],
+            confidence=float(confidence[row]),
+        )
+        for row in wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+    )
+    return _Answered(group.key, group.ids, group.ids[wrong], surest)
 
 
-def _mistakes(
-    rows: pa.Table,
-    logits: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    classes: tuple[str, ...],
-    most: int,
-) -> tuple[Mistake, ...]:
-    answer = logits.argmax(axis=1)  # (N,)
-    confidence = 1.0 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)  # (N,)
-    encoded = rows["sample"].combine_chunks().dictionary_encode()
-    number = encoded.indices.to_numpy()  # (N,)
-    seen, wrong = (np.bincount(number, weights=w) for w in (None, answer != labels))
-    order = np.argsort(-np.where(answer != labels, confidence, -1.0), kind="stable")
-    found: dict[int, Mistake] = {}
-    for row in order[: int((answer != labels).sum())]:
-        sample = int(number[row])
-        if sample not in found:
-            found[sample] = Mistake(
-                sample=str(encoded.dictionary[sample]),
-                case=str(rows["case"][row]),
-                severity=rows["severity"][row].as_py(),
-                label=classes[labels[row]],
-                predicted=classes[answer[row]],
-                confidence=float(confidence[row]),
-                wrong=int(wrong[sample]),
-                seen=int(seen[sample]),
-            )
-        if len(found) == most:
-            break
-    return tuple(found.values())
+def _headline(record: TrialRecord, answered: Sequence[_Answered]) -> list[_Answered]:
+    """Those of the most telling track; of an online adapter those of its first stream, before the update."""
+    track = next((track for track in FALLBACKS if any(found.key.track == track for found in answered)), "blind")
+    streams = [found.key.stream for found in answered if found.key.stream]
+    wanted = (track, streams[0], "before") if record.online is not None and streams else (track, "", "none")
+    return [found for found in answered if found.key[2:] == wanted]
