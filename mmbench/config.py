@@ -30,8 +30,9 @@ class Config(BaseModel):
 class SplitConfig(Config):
     """How a data set is cut into train, val and test."""
 
-    kind: Literal["grouped", "random", "published"] = "grouped"
-    """`grouped` keeps files of one recording on one side; `published` is the 70/30 cut per class, which may leak."""
+    kind: Literal["grouped", "random", "published", "listed"] = "grouped"
+    """`grouped` keeps files of one recording on one side; `published` is the 70/30 cut per class, which may leak;
+    `listed` takes train, test and perhaps val from the entries of a manifest."""
     test: float = Field(default=0.3, gt=0, lt=1)
     """Share of all samples."""
     val: float = Field(default=0.15, gt=0, lt=1)

@@ -60,7 +60,8 @@ def extract_command(request: ExtractRequest, quiet: bool) -> bool:
     order = Order(request.out, request.settings, workers, request.limit_s, request.verify)
     with _shown(len(listed.clips), quiet) as progress:
         report = extract(listed, videos, labels, order, progress)
-    _tell(report, request, any(len(clip.labels) > 1 for clip in listed.clips))
+    _tell(report, request)
+    print("\n".join(["in a suite:", "datasets:", "  - name: cavmae-manifest", *_keys(request, listed)]))
     return not report.left_out
 
 
@@ -70,17 +71,25 @@ def _labels(listed: ClipList, path: Path | None) -> Labels:
     return labels_of(sorted({label for clip in listed.clips for label in clip.labels}))
 
 
-def _tell(report: Report, request: ExtractRequest, several: bool) -> None:
+def _keys(request: ExtractRequest, listed: ClipList) -> Iterator[str]:
+    """What reads the folder."""
+    yield f"    manifest: {request.out / MANIFEST}"
+    yield f"    label_csv: {request.out / LABELS}"
+    if request.settings.frames > 1:
+        yield f"    frames: {request.settings.frames}"
+    if any(len(clip.labels) > 1 for clip in listed.clips):
+        yield "    multi_label: true"
+    if {"train", "test"} <= {clip.split for clip in listed.clips}:
+        yield "    split: {kind: listed}"
+
+
+def _tell(report: Report, request: ExtractRequest) -> None:
     before = f" ({report.before} by an earlier run)" if report.before else ""
     print(f"{report.extracted} of {report.listed} clips extracted{before}")
     for kind, count in sorted(Counter(entry.kind for entry in report.left_out).items()):
         print(f"  {count} {WORDS[kind]}")
     if report.left_out:
         print(f"  {request.out / LEFT_OUT} says which and why")
-    keys = [f"manifest: {request.out / MANIFEST}", f"label_csv: {request.out / LABELS}"]
-    keys += [f"frames: {request.settings.frames}"] * (request.settings.frames > 1) + ["multi_label: true"] * several
-    print("in a suite:")
-    print("\n".join(["datasets:", "  - name: cavmae-manifest", *(f"    {key}" for key in keys)]))
 
 
 @contextmanager

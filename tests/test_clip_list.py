@@ -22,7 +22,7 @@ AUDIOSET = """# Segments csv created Sun Mar  5 10:54:31 2017
 --film_A, 30.000, 40.000, "/m/09x0r,/t/dd00088"
 filmB, 0.000, 8.000, "/m/05zppz"
 """
-KINETICS = "label,youtube_id,time_start,time_end,split\nplaying drums,filmC,5,15,val\n"
+KINETICS = "label,youtube_id,time_start,time_end,split\nplaying drums,filmC,5,15,validate\n"
 
 
 def listed(folder: Path, text: str, name: str = "list.csv") -> tuple[Clip, ...]:
@@ -62,6 +62,7 @@ def test_lists_of_four_data_sets_are_told_apart(tmp_path: Path) -> None:
         ("a,1,rain, heavy,train", "5 cells, not 4; quote a label"),
         ("a,1,,train", "a label is empty"),
         ("good,1,snow,train", "good_000001 is given twice"),
+        ("a,1,snow,trian", "split 'trian' is none of train, val"),
     ],
 )
 def test_an_entry_that_cannot_be_used_is_told_with_its_line(tmp_path: Path, row: str, reason: str) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from manifests import config_of, entry, numbers_of
 
+from mmbench.config import SplitConfig
 from mmbench.data.manifest import cavmae_manifest
-from mmbench.data.store import build_store
+from mmbench.data.splits import split
+from mmbench.data.store import build_store, open_store
 from mmbench.errors import ConfigError, DataError
 
 
@@ -86,3 +88,43 @@ def test_settings_that_do_not_apply_are_refused(tmp_path: Path) -> None:
         cavmae_manifest(config.model_copy(update={"label_csv": None}))
     with pytest.raises(ConfigError, match="takes no 'classes'"):
         cavmae_manifest(config.model_copy(update={"classes": ("a",)}))
+
+
+def test_a_listed_split_is_that_of_the_entries(tmp_path: Path) -> None:
+    told = {**{f"a{n}_0": "train" for n in range(8)}, "b_0": "test", "b_1": "test", "c_0": "val"}
+    entries = [{**entry(tmp_path, name, "/m/aaa"), "split": part} for name, part in told.items()]
+    listed = SplitConfig(kind="listed")
+    config = config_of(tmp_path, entries, split=listed)
+    store = build_store(cavmae_manifest(config), 32, 16, tmp_path / "cache")
+    parts = split(open_store(store.folder).items, listed)
+    assert (parts.train, parts.val, parts.test) == (tuple(f"a{n}_0" for n in range(8)), ("c_0",), ("b_0", "b_1"))
+    assert parts.kind == "listed" and not parts.leaks
+    plain = build_store(cavmae_manifest(config_of(tmp_path, entries)), 32, 16, tmp_path / "cache")
+    assert plain.folder != store.folder and plain.digest != store.digest and plain.items[0].split is None
+    assert "splits" not in (plain.folder / "index.json").read_text()
+
+
+def test_a_listed_split_without_val_cuts_it_from_train(tmp_path: Path) -> None:
+    told = {**{f"film{n % 5}_{n}": "train" for n in range(20)}, "film0_99": "test"}
+    entries = [{**entry(tmp_path, name, "/m/aaa"), "split": part} for name, part in told.items()]
+    listed = SplitConfig(kind="listed", val=0.2)
+    items = cavmae_manifest(config_of(tmp_path, entries, split=listed)).items
+    parts = split(items, listed)
+    assert parts.test == ("film0_99",) and len(parts.val) == 4 and len({name[:5] for name in parts.val}) == 1
+    assert set(parts.train) | set(parts.val) == set(told) - {"film0_99"} and not set(parts.train) & set(parts.val)
+    assert parts.leaks and "1 of 5 recordings" in parts.note  # as the list has it
+
+
+def test_a_split_that_is_not_listed_is_named(tmp_path: Path) -> None:
+    told = [("a_0", "train"), ("b_0", "test"), ("c_0", "tset"), ("d_0", None)]
+    entries = [{**entry(tmp_path, name, "/m/aaa"), **({"split": part} if part else {})} for name, part in told]
+    listed = SplitConfig(kind="listed")
+    source = cavmae_manifest(config_of(tmp_path, entries, split=listed))
+    assert [problem.reason for problem in source.problems] == [
+        "its 'split' is 'tset', but split.kind: listed needs train, val, test",
+        "its 'split' is None, but split.kind: listed needs train, val, test",
+    ]
+    with pytest.raises(DataError, match="listed finds no sample for val; only a manifest"):
+        split(source.items, listed)  # one recording of train cannot be cut
+    with pytest.raises(DataError, match="listed finds no sample for train, val, test; only a manifest"):
+        split(cavmae_manifest(config_of(tmp_path, entries)).items, listed)

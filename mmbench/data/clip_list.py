@@ -32,7 +32,7 @@ COLUMNS = {  # as written -> as understood; of several labels in a cell only whe
 NO_HEADER = ("id", "start", "label", "split")
 LONGEST_NAME = 200  # bytes; a suffix and the name of a half-written file must fit behind it
 LATEST_S = 1e6
-SPLITS = ("train", "val", "validate", "test")
+SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Clip:
     end_s: float | None
     labels: tuple[str, ...]
     split: str
+    """train, val or test; empty where the list tells none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +179,12 @@ def _clip_of_row(row: Mapping[str, str]) -> Clip:
     film, start_s, end_s = _name(row["id"].strip()), _seconds(row, "start"), _seconds(row, "end")
     labels = row["labels"].split(",") if "labels" in row else [row["label"]]
     id = film if start_s is None else f"{film}_{int(start_s):06d}"
-    return Clip(id, film, start_s, end_s, _labels(labels), row.get("split", "").strip()[:LONGEST_NAME])
+    return Clip(id, film, start_s, end_s, _labels(labels), _split(row.get("split", "")))
 
 
 def _clip_of_path(shared: Set[str], path: str) -> Clip:
     *folders, name = Path(path).parts
-    split = folders.pop(0) if len(folders) == 2 and folders[0] in SPLITS else ""
+    split = SPLITS[folders.pop(0)] if len(folders) == 2 and folders[0] in SPLITS else ""
     if len(folders) != 1:
         raise _EntryError(f"{path} does not lie in a folder of its class")
     stem = Path(name).stem
@@ -223,6 +224,12 @@ def _labels(texts: Sequence[str]) -> tuple[str, ...]:
     if not all(labels) or not all(label.isprintable() for label in labels):
         raise _EntryError("a label is empty or not printable")
     return labels
+
+
+def _split(text: str) -> str:
+    if text.strip() and text.strip() not in SPLITS:
+        raise _EntryError(f"split {text[:40]!r} is none of {', '.join(SPLITS)}")
+    return SPLITS.get(text.strip(), "")
 
 
 def _seconds(row: Mapping[str, str], key: str) -> float | None:

@@ -198,7 +198,7 @@ def _left_out_text(left_out: tuple[LeftOut, ...]) -> str:
 
 
 def _manifest_text(listed: ClipList, good: set[str]) -> str:
-    """One clip a line, in the order of the list; the loader passes over `split`."""
+    """One clip a line, in the order of the list."""
     lines = (json.dumps(_entry(clip)) for clip in listed.clips if clip.id in good)
     return '{"data": [\n' + ",\n".join(lines) + "\n]}\n"
 

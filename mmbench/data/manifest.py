@@ -14,7 +14,7 @@ import numpy as np
 
 from mmbench.data.features import load_audio, load_image
 from mmbench.data.label_csv import read_labels
-from mmbench.data.source import Item, Pair, Skipped, file_parts, fingerprint_of, recording_pattern
+from mmbench.data.source import SPLITS, Item, Pair, Skipped, file_parts, fingerprint_of, recording_pattern
 from mmbench.errors import ConfigError, DataError
 from mmbench.registry import dataset
 from mmbench.strict_json import read_json
@@ -61,6 +61,8 @@ class _Listing:
     multi_label: bool
     group_pattern: re.Pattern[str]
     frames: int
+    splits: bool
+    """Whether entries tell their split."""
 
 
 class _EntryError(Exception):
@@ -78,7 +80,14 @@ def cavmae_manifest(config: DataConfig) -> ManifestSource:
     assert config.manifest is not None and config.label_csv is not None
     labels = read_labels(config.label_csv)
     pattern = CLIP_OF_FILM if config.group_pattern is None else recording_pattern(config.group_pattern)
-    listing = _Listing(config.manifest.parent, labels.numbers(), config.multi_label, pattern, config.frames)
+    listing = _Listing(
+        config.manifest.parent,
+        labels.numbers(),
+        config.multi_label,
+        pattern,
+        config.frames,
+        config.split.kind == "listed",
+    )
     items: dict[str, Item] = {}
     problems: list[Skipped] = []
     for number, entry in enumerate(_read_entries(config.manifest)):
@@ -134,7 +143,14 @@ def _item(entry: Any, listing: _Listing) -> Item:
         audio=sound,
         image=_frame(pictures, name) if listing.frames == 1 else None,
         film=_film(pictures, name, listing.frames) if listing.frames > 1 else (),
+        split=_split(entry.get("split")) if listing.splits else None,
     )
+
+
+def _split(text: object) -> str:
+    if not isinstance(text, str) or text not in SPLITS:
+        raise _EntryError(f"its 'split' is {text!r:.80}, but split.kind: listed needs {', '.join(SPLITS)}")
+    return text
 
 
 @lru_cache(maxsize=64)

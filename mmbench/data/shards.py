@@ -1,4 +1,8 @@
-"""Arrays in files of bounded size that are read as one: a data set may be larger than one file should be."""
+"""Arrays in files of bounded size that are read as one: a data set may be larger than one file should be.
+
+200,000 clips of 10 s with ten pictures take 470 GB: 64 of sound, 102 of its features, 301 of pictures; that is 70
+shards of 4 GiB and less. Each file that is open takes a descriptor of the process, 210 here.
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from mmbench.errors import ConfigError, DataError
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -27,6 +29,8 @@ class Item:
     image: Path | None = None
     film: Collection[Path] = ()
     """The pictures in order, in place of `image`, where a sample has several."""
+    split: str | None = None
+    """train, val or test where the data set itself tells and that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ def file_parts(items: Sequence[Item], root: Path | None) -> Iterator[str]:
     """Names, labels, sizes and times of change of all files of a listing."""
     for item in items:
         yield from (item.id, ",".join(map(str, item.labels)), item.group)
+        if item.split is not None:
+            yield item.split
         for path in (item.audio, item.image, *item.film):
             if path is not None:
                 yield from (relative_name(path, root), *_size_and_time(path))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmbench.data.source import Item
+from mmbench.data.source import SPLITS, Item
 from mmbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,6 +45,14 @@ def split(items: Sequence[Item], config: SplitConfig, classes: Sequence[str] = (
     Raises DataError naming a class that has too few samples, or too few recordings, for three parts. Where samples
     have several labels, rare classes cannot all be served and are not an error.
     """
+    parts = _listed(items, config) if config.kind == "listed" else _drawn(items, config, classes)
+    ids = {part: tuple(sorted(id for unit in held for id in unit.ids)) for part, held in parts.items()}
+    straddling, groups = _straddling(items, ids)
+    note = _note(straddling, groups, len(items))
+    return Splits(ids["train"], ids["val"], ids["test"], config.kind, straddling > 0, note)
+
+
+def _drawn(items: Sequence[Item], config: SplitConfig, classes: Sequence[str]) -> Mapping[str, Sequence[_Unit]]:
     units = _units(items, grouped=config.kind == "grouped")
     single_label = all(len(item.labels) == 1 for item in items)
     if single_label:
@@ -55,10 +63,20 @@ def split(items: Sequence[Item], config: SplitConfig, classes: Sequence[str] = (
     parts = {"train": train, "val": val, "test": test}
     if single_label:
         _check_coverage(parts, units, classes)
-    ids = {part: tuple(sorted(id for unit in held for id in unit.ids)) for part, held in parts.items()}
-    straddling, groups = _straddling(items, ids)
-    note = _note(straddling, groups, len(items))
-    return Splits(ids["train"], ids["val"], ids["test"], config.kind, straddling > 0, note)
+    return parts
+
+
+def _listed(items: Sequence[Item], config: SplitConfig) -> Mapping[str, Sequence[_Unit]]:
+    """What the data set tells; where it tells no val, that is cut from train along recordings."""
+    parts = {part: _units([item for item in items if item.split == part], grouped=True) for part in SPLITS}
+    if not parts["val"]:
+        parts["train"], parts["val"] = _cut(parts["train"], config.val, PARTS - 2, f"val-{config.seed}")
+    if empty := [part for part, held in parts.items() if not held]:
+        raise DataError(
+            f"split.kind: listed finds no sample for {', '.join(empty)}; only a manifest whose entries have a 'split' "
+            "(train, test, perhaps val) tells one, else choose grouped"
+        )
+    return parts
 
 
 def _units(items: Sequence[Item], grouped: bool) -> list[_Unit]:

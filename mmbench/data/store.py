@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +17,10 @@ from mmbench.data.features import FEATURE_VERSION, MEL_BINS
 from mmbench.data.shard_writer import file_sha256
 from mmbench.data.shards import KINDS, Shards
 from mmbench.data.source import Item, Skipped, Source, fingerprint_of
+from mmbench.data.store_index import INDEX, SCHEMA, StoreIndex, index_from
 from mmbench.data.store_seal import seal_fits, write_seal
 from mmbench.data.store_writer import (
     BuildOrder,
-    Contents,
     Progress,
     replace_folder,
     scratch_folder,
@@ -38,28 +35,7 @@ try:
 except ImportError:  # no advisory locks on this system; the renaming alone keeps builders apart
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA = 1
-INDEX = "index.json"
 SHOWN = 5  # unusable samples told one by one in an error
-
-
-@dataclass(frozen=True)
-class StoreIndex:
-    """Everything about a store but its arrays."""
-
-    schema: int
-    name: str
-    classes: tuple[str, ...]
-    multi_label: bool
-    static_images: bool
-    frames: int
-    image_size: int
-    contents: Contents
-
-    def checksum(self) -> str:
-        """SHA-256 over all fields."""
-        text = json.dumps(asdict(self), sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Store:
@@ -77,7 +53,8 @@ class Store:
 
     def _check_sizes(self) -> None:
         held, firsts = self.index.contents, self._image.starts
-        counts = {len(part) for part in (held.ids, held.labels, held.groups, held.wave_lengths, held.frame_counts)}
+        parts = (held.ids, held.labels, held.groups, held.wave_lengths, held.frame_counts, held.splits or held.ids)
+        counts = {len(part) for part in parts}
         rows = (self._wave.shape[1:], self._fbank.shape[1:], len(self._image.shape) in (4, 5))
         if (counts, rows) != ({int(firsts[-1])}, ((), (MEL_BINS,), True)) or not (
             np.array_equal(self._wave.starts, self._wave_starts[firsts])
@@ -145,7 +122,9 @@ class Store:
     @cached_property
     def items(self) -> tuple[Item, ...]:
         """What the split needs to know of each sample that was kept."""
-        return tuple(Item(*parts) for parts in zip(self.ids, self.labels, self.groups, strict=True))
+        splits = self.index.contents.splits or (None,) * len(self)
+        parts = zip(self.ids, self.labels, self.groups, splits, strict=True)
+        return tuple(Item(id, labels, group, split=split) for id, labels, group, split in parts)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -233,7 +212,7 @@ def open_store(folder: Path) -> Store:
         checksum = fields.pop("checksum")
         if fields["schema"] != SCHEMA:
             raise ValueError(f"schema {fields['schema']}, this version reads {SCHEMA}")
-        index = _index_from(fields)
+        index = index_from(fields)
         if index.checksum() != checksum:
             raise ValueError("its index has changed since it was written")
         store = Store(folder, index)
@@ -242,16 +221,6 @@ def open_store(folder: Path) -> Store:
         return store
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{folder} is not a whole store ({error}); delete it to rebuild") from error
-
-
-def _index_from(fields: dict[str, Any]) -> StoreIndex:
-    held = fields.pop("contents")
-    skipped = tuple(Skipped(**entry) for entry in held.pop("skipped"))
-    labels = tuple(tuple(entry) for entry in held.pop("labels"))
-    digest = held.pop("digest")
-    lists = {key: tuple(value) for key, value in held.items()}
-    contents = Contents(skipped=skipped, labels=labels, digest=digest, **lists)
-    return StoreIndex(**{**fields, "classes": tuple(fields["classes"])}, contents=contents)
 
 
 def _build(order: BuildOrder, folder: Path, clean_first: bool) -> None:
@@ -268,7 +237,7 @@ def _build(order: BuildOrder, folder: Path, clean_first: bool) -> None:
             image_size=order.image_size,
             contents=write_contents(order, scratch),
         )
-        text = json.dumps({**asdict(index), "checksum": index.checksum()}, allow_nan=False)
+        text = json.dumps({**index.fields(), "checksum": index.checksum()}, allow_nan=False)
         write_durably(scratch / INDEX, text.encode("ascii"))
         write_seal(scratch, index.contents.files, index.checksum())
         replace_folder(scratch, folder)

@@ -51,6 +51,7 @@ class Contents:
     skipped: tuple[Skipped, ...]
     digest: str
     sha256: tuple[str, ...]  # of the files, in their order
+    splits: tuple[str, ...] = ()  # empty where the data set tells none
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -91,6 +92,8 @@ class _Ledger:
             self.silent.append(item.id)
         self.digest.update(f"{item.id}\x1f{item.labels}\x1f{len(sample.wave)}\x1f".encode())
         self.digest.update(sample.content)
+        if item.split is not None:
+            self.digest.update(f"split {item.split}\x1f".encode())
 
     def close(self, source: Source, sha256: tuple[str, ...]) -> Contents:
         for part in (*source.classes, str(source.multi_label), *(f"skipped {entry.id}" for entry in self.skipped)):
@@ -105,13 +108,15 @@ class _Ledger:
             skipped=tuple(self.skipped),
             digest=str(self.digest.hexdigest()),
             sha256=sha256,
+            splits=tuple(item.split for item, _, _ in self.samples if item.split is not None),
         )
 
 
 def write_contents(order: BuildOrder, folder: Path) -> Contents:
     """Reads every sample of the source and writes the shards; an unusable sample raises or is listed.
 
-    Memory: two chunks of samples, and less than 1 kB for each sample of the data set.
+    Memory follows the chunk, not the data set: 0.45 GB for clips of 10 s with ten pictures of 224x224, measured on 512,
+    and less than 1 kB of names and labels a clip: 0.18 GB measured on 200,000 generated ones (tests/many_clips.py).
     """
     source = order.source
     ledger = _Ledger(skipped=list(source.problems))

@@ -23,7 +23,7 @@ import soundfile
 from conftest import wait_for
 from PIL import Image
 
-from mmbench.config import DataConfig
+from mmbench.config import DataConfig, SplitConfig
 from mmbench.data.clip_list import ClipList, Videos, list_folder
 from mmbench.data.extract import Job, Order, Refused, extract, extract_clip
 from mmbench.data.extract_ledger import Settings
@@ -216,7 +216,10 @@ def test_from_a_list_and_videos_to_a_store(tmp_path: Path) -> None:
         ("gone_000000", "missing", ""),
         ("list.csv entry 6", "unusable", ""),
     }
+    assert ended.stdout.endswith("    frames: 4\n    split: {kind: listed}\n")
     config = DataConfig(name="cavmae-manifest", manifest=out / "clips.json", label_csv=out / "labels.csv", frames=4)
+    source = cavmae_manifest(config.model_copy(update={"split": SplitConfig(kind="listed")}))
+    assert {item.id: item.split for item in source.items}["uncut_000003"] == "test"
     source = cavmae_manifest(config)
     assert source.problems == () and source.classes == ("rain", "speech, loud")
     assert {(item.id, item.group, item.labels) for item in source.items} == {
