@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 from mmbench.data.clip_list import ClipList, Videos, list_folder, read_list, with_labels
 from mmbench.data.extract import LABELS, LEFT_OUT, MANIFEST, Order, Progress, Report, extract
 from mmbench.data.extract_ledger import Settings
-from mmbench.data.label_csv import Labels, labels_of, read_labels
+from mmbench.data.manifest_files import Labels, labels_of, read_labels
 from mmbench.errors import ConfigError
 
 LINE_EVERY_S = 60.0  # in a log

@@ -26,6 +26,7 @@ from mmbench.backbone.checkpoint import DESCRIPTION, load_meta, read_state
 from mmbench.backbone.config import preset
 from mmbench.claims import CLAIM, is_claimed
 from mmbench.config import DataConfig
+from mmbench.data.clip_list import read_list
 from mmbench.data.features import load_audio, load_image
 from mmbench.data.manifest import cavmae_manifest
 from mmbench.data.store import INDEX, open_store
@@ -156,6 +157,9 @@ def _dump(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
+LISTS = (b'a,1,"rain, heavy",train\n', b"# YTID, start_seconds, labels\na, 0.0, x\n")
+
+
 def targets() -> Mapping[str, Target]:
     spec = {"id": "a-s0-1", "suite": "s", "method": {"name": "source"}, "regime": None, "seed": 0, "tracks": ["blind"]}
     spec |= {"dataset": {"name": "synthetic-av"}, "backbone": {}, "backbone_folder": "b", "store_folder": "s"}
@@ -170,6 +174,7 @@ def targets() -> Mapping[str, Target]:
     return {
         "suite": Target("suite.yaml", _suite, (SUITE.encode(),), named=False),  # names of parts name themselves
         "clips": Target("clips.json", _clips, (_dump(CLIPS),)),
+        "list": Target("list.csv", read_list, LISTS),
         "labels": Target("labels.csv", _labels, (LABELS.encode(),), named=False),
         "record": Target("trial.json", load_record, (record("LoRA").model_dump_json().encode(),)),
         "spec": Target("spec.json", lambda path: read_trial(path.parent), (_dump(spec),)),

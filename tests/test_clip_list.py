@@ -11,7 +11,7 @@ import pytest
 
 from mmbench.data.clip_list import Clip, Videos, list_folder, read_list, with_labels
 from mmbench.data.decoders import Decoders, Died
-from mmbench.data.label_csv import Labels, label_text, labels_of, read_labels
+from mmbench.data.manifest_files import Labels, label_text, labels_of, read_labels
 from mmbench.data.video import VideoError, even_places
 from mmbench.errors import DataError
 

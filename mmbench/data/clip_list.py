@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmbench.data.label_csv import Labels
+from mmbench.data.manifest_files import Labels, read_entries
 from mmbench.data.video import SUFFIXES, VideoError
 from mmbench.errors import DataError
-from mmbench.strict_json import read_json
 
 COLUMNS = {  # as written -> as understood; of several labels in a cell only where the name says so
     **dict.fromkeys(("id", "video_id", "youtube_id", "ytid"), "id"),
@@ -127,7 +126,7 @@ def _stems(clip: Clip) -> Iterator[tuple[str, float]]:
 def read_list(path: Path) -> ClipList:
     """A csv or a CAV-MAE json. Raises DataError for a file that is no list; single entries go to its problems."""
     if path.suffix.lower() == ".json":
-        return _collect(path, enumerate(_json_entries(path)), _clip_of_json)
+        return _collect(path, enumerate(read_entries(path)), _clip_of_json)
     return _collect(path, _csv_rows(path), _clip_of_row)
 
 
@@ -190,17 +189,6 @@ def _clip_of_path(shared: Set[str], path: str) -> Clip:
     stem = Path(name).stem
     id = f"{folders[0]}-{stem}" if stem in shared else stem
     return Clip(_name(id), path, None, None, _labels(folders), split)
-
-
-def _json_entries(path: Path) -> Sequence[Any]:
-    try:
-        content = read_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the list {path}: {error}") from None
-    entries = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise DataError(f'{path} must be an object whose key "data" holds the list of clips')
-    return entries
 
 
 def _clip_of_json(entry: Any) -> Clip:

@@ -22,7 +22,7 @@ from pathlib import Path
 from mmbench.data.clip_list import Clip, ClipList, LeftOut, Videos
 from mmbench.data.decoders import Decoders, Died
 from mmbench.data.extract_ledger import Extracted, Ledger, Settings, files_of, sha256_of
-from mmbench.data.label_csv import Labels, label_text
+from mmbench.data.manifest_files import Labels, label_text
 from mmbench.data.video import Section, VideoError, read_excerpt
 from mmbench.errors import DataError
 from mmbench.files import WriteError, make_folder, write_atomic

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmbench.data.features import load_audio, load_image
-from mmbench.data.label_csv import read_labels
+from mmbench.data.manifest_files import read_entries, read_labels
 from mmbench.data.source import SPLITS, Item, Pair, Skipped, file_parts, fingerprint_of, recording_pattern
 from mmbench.errors import ConfigError, DataError
 from mmbench.registry import dataset
-from mmbench.strict_json import read_json
 
 if TYPE_CHECKING:
     from mmbench.config import DataConfig
@@ -90,7 +89,7 @@ def cavmae_manifest(config: DataConfig) -> ManifestSource:
     )
     items: dict[str, Item] = {}
     problems: list[Skipped] = []
-    for number, entry in enumerate(_read_entries(config.manifest)):
+    for number, entry in enumerate(read_entries(config.manifest)):
         try:
             item = _item(entry, listing)
             if item.id in items:
@@ -106,17 +105,6 @@ def cavmae_manifest(config: DataConfig) -> ManifestSource:
     return ManifestSource(
         config.name, listing.folder, labels.classes, tuple(items.values()), tuple(problems), config.multi_label
     )
-
-
-def _read_entries(path: Path) -> Sequence[Any]:
-    try:
-        content = read_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read manifest {path}: {error}") from None
-    entries = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise DataError(f'{path} must be an object whose key "data" holds the list of clips')
-    return entries
 
 
 def _item(entry: Any, listing: _Listing) -> Item:

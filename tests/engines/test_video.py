@@ -27,8 +27,8 @@ from mmbench.config import DataConfig, SplitConfig
 from mmbench.data.clip_list import ClipList, Videos, list_folder
 from mmbench.data.extract import Job, Order, Refused, extract, extract_clip
 from mmbench.data.extract_ledger import Settings
-from mmbench.data.label_csv import labels_of
 from mmbench.data.manifest import cavmae_manifest
+from mmbench.data.manifest_files import labels_of
 from mmbench.data.store import build_store
 from mmbench.data.video import Section, VideoError, read_excerpt
 from mmbench.errors import DataError

@@ -1,4 +1,4 @@
-"""The classes of a CAV-MAE manifest: a csv of index, mid and display name, read and written. Torch-free."""
+"""The two files of a CAV-MAE manifest: a json of clips, and a csv of index, mid and display name. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmbench.errors import DataError
+from mmbench.strict_json import read_json
 
 COLUMNS = ("index", "mid", "display_name")
 
@@ -72,3 +74,15 @@ def label_text(labels: Labels) -> str:
     writer.writerow(COLUMNS)
     writer.writerows(zip(range(len(labels.mids)), labels.mids, labels.names, strict=True))
     return buffer.getvalue()
+
+
+def read_entries(path: Path) -> Sequence[Any]:
+    """The clips as they are written, unchecked; raises DataError naming the file."""
+    try:
+        content = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read manifest {path}: {error}") from None
+    entries = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataError(f'{path} must be an object whose key "data" holds the list of clips')
+    return entries
