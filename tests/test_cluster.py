@@ -1,4 +1,4 @@
-"""What a cluster does to trials, without one: tasks that reach their limit, arrays in portions, a queue that is full."""
+"""What a cluster does to trials, without one: tasks at their limit, arrays in portions, a queue that is full."""
 
 from __future__ import annotations
 
