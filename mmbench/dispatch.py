@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mmbench.claims import claimed, is_claimed
+from mmbench.claims import HEARTBEAT_SECONDS, claimed, is_claimed
 from mmbench.environment import environment
 from mmbench.errors import MMBenchError
 from mmbench.executors.base import BUSY, INTERRUPTED, OUTSIDE, Executor, Finished
@@ -21,6 +21,8 @@ from mmbench.run import facts
 from mmbench.trials import read_trial
 
 POLL_SECONDS = 0.1
+LOOK_SECONDS = HEARTBEAT_SECONDS / 2
+"""Between looks at other sweeps' trials, each of which asks the file system several times."""
 STARTS = 2
 """How often a trial is started whose worker was ended before it left a record, unless it got further each time."""
 
@@ -48,6 +50,7 @@ class Dispatcher:
         self._executor, self._bases, self._listen = executor, bases, listen
         self._queue = deque(folders)
         self._elsewhere: list[Path] = []
+        self._looked = time.monotonic()
         self._waiting: dict[Path, list[Path]] = {}  # base -> what starts once it is done
         self._ahead = set(folders)  # not yet counted
         self._starts: Counter[Path] = Counter()
@@ -120,6 +123,9 @@ class Dispatcher:
 
     def _look_elsewhere(self) -> None:
         """Trials of another sweep: counted when they are done, taken over when their worker is gone."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
         for folder in list(self._elsewhere):
             if is_done(folder) or not is_claimed(folder):
                 self._elsewhere.remove(folder)
