@@ -141,7 +141,7 @@ def status(
     use_plugins(plugin)
     from mmbench.status_verb import status_command
 
-    raise typer.Exit(status_command(fetched(folder), watch, json))
+    raise typer.Exit(status_command(folder, watch, json))
 
 
 @results_app.command()
@@ -164,7 +164,7 @@ def retry(
     from mmbench.runner import RunRequest
 
     words = (tuple(statuses or ()), executor, tuple(executor_option or ()))
-    result = retry_command(RunRequest(folder, folder, (), device, workers, None, *words), failed, quiet, json)
+    result = retry_command(RunRequest(fetched(folder), folder, (), device, workers, None, *words), failed, quiet, json)
     if result is not None and result.failed:
         raise typer.Exit(FAILED)
 

@@ -24,6 +24,11 @@ def mirror_folder(url: str, cache: Path) -> Path:
     return cache / "results" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
+def typed_words(folder: Path) -> str:
+    """A folder or URL as it was typed."""
+    return url_of(folder) or str(folder)
+
+
 def mirror_of(folder: Path) -> Path:
     """The folder itself, or for the URL it stands for its mirror with all that is finished there."""
     url = url_of(folder)

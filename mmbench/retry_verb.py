@@ -11,6 +11,7 @@ from typing import Any
 from mmbench import registry
 from mmbench.errors import ConfigError
 from mmbench.layout import SUITE
+from mmbench.mirror import typed_words
 from mmbench.records import FAILED, Status
 from mmbench.runner import RunRequest, run_command
 from mmbench.status import Standing, standing
@@ -20,20 +21,21 @@ from mmbench.status_files import read_spec
 def retry_command(request: RunRequest, failed: bool, quiet: bool, as_json: bool) -> Any:
     """Run what ended in one of the request's statuses again, and whatever is unfinished; None if there is nothing.
 
-    `request.out` is the folder. Raises ConfigError if its suite cannot be run as it stands there.
+    `request.out` is the folder or URL, `request.suite` the folder where its records lie. Raises ConfigError if its
+    suite cannot be run as it stands there.
     """
-    folder = request.out
-    assert folder is not None  # the verb's argument
-    wanted = replace(request, suite=folder / SUITE, retry=(*request.retry, *(FAILED if failed else ())))
+    assert request.out is not None  # the verb's argument
+    wanted = replace(request, suite=request.suite / SUITE, retry=(*request.retry, *(FAILED if failed else ())))
     statuses = wanted.statuses()
     if not statuses:
         raise ConfigError("say what to run again: --failed, or --status crashed")
-    now = standing(folder)
+    now = standing(request.suite)
+    typed = typed_words(request.out)
     if now.note:
-        raise ConfigError(f"{now.note}{_plugin_words(now, statuses)}")
+        raise ConfigError(f"{now.note}{_plugin_words(now, typed, statuses)}")
     found = [entry for entry in now.ended if entry.status in statuses]
     if not found and not now.unfinished:
-        print(f"nothing to run again in {folder}: no trial is {' or '.join(statuses)}", file=sys.stderr)
+        print(f"nothing to run again in {typed}: no trial is {' or '.join(statuses)}", file=sys.stderr)
         return None
     if not quiet and not as_json:
         unfinished = f", and {now.unfinished} unfinished" if now.unfinished else ""
@@ -41,7 +43,7 @@ def retry_command(request: RunRequest, failed: bool, quiet: bool, as_json: bool)
     return run_command(wanted, quiet, as_json)
 
 
-def _plugin_words(now: Standing, statuses: Sequence[Status]) -> str:
+def _plugin_words(now: Standing, typed: str, statuses: Sequence[Status]) -> str:
     """The command with the plugins that its trials name: a folder may come from anywhere, so the user says it."""
     specs = (read_spec(now.folder / "trials" / entry.id) for entry in now.ended)
     used = dict.fromkeys(path for spec in specs if spec is not None for path in spec.plugins)
@@ -49,4 +51,4 @@ def _plugin_words(now: Standing, statuses: Sequence[Status]) -> str:
     if not missing:
         return ""
     words = [f"--status {status}" for status in statuses] + [f"--plugin {shlex.quote(str(path))}" for path in missing]
-    return f"; its trials used a plugin: mmbench retry {shlex.quote(str(now.folder))} {' '.join(words)}"
+    return f"; its trials used a plugin: mmbench retry {shlex.quote(typed)} {' '.join(words)}"

@@ -64,6 +64,13 @@ class Standing:
     """Why the suite could not be looked at."""
     seconds_left: float | None = None
     """Estimate at the present number of workers; None as long as nothing has finished."""
+    typed: str = ""
+    """The URL that the folder is a mirror of."""
+
+    @property
+    def place(self) -> str:
+        """What a command names it by."""
+        return self.typed or str(self.folder)
 
     @property
     def statuses(self) -> Counter[str]:

@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench import registry
-from mmbench.cli_common import FAILED, OK, UNFINISHED
+from mmbench.cli_common import FAILED, OK, UNFINISHED, fetched
+from mmbench.executors.shared import LOOK_SECONDS
 from mmbench.layout import SUITE
+from mmbench.remote import url_of
 from mmbench.status import Standing, groups, standing
 from mmbench.status_files import one_line
 
@@ -28,7 +31,7 @@ MOST_NAMED = 3
 
 
 def status_command(folder: Path, watch: bool, as_json: bool) -> int:
-    """Tell how a results folder stands and return the exit code; with `watch` until all is done, or Ctrl-C."""
+    """Tell how a folder or URL stands and return the exit code; with `watch` until all is done, or Ctrl-C."""
     console = Console()
     if as_json:
         return _follow(folder, watch, lambda now: print(json.dumps(facts(now)), flush=True))
@@ -41,16 +44,21 @@ def status_command(folder: Path, watch: bool, as_json: bool) -> int:
 
 
 def _follow(folder: Path, watch: bool, tell: Callable[[Standing], None]) -> int:
-    now = standing(folder)
+    now = look(folder)
     try:
         tell(now)
         while watch and now.unfinished:
-            time.sleep(WATCH_SECONDS)
-            now = standing(folder)
+            time.sleep(WATCH_SECONDS if url_of(folder) is None else LOOK_SECONDS)
+            now = look(folder)
             tell(now)
     except KeyboardInterrupt:  # the usual way to stop watching
         pass
     return exit_code(now)
+
+
+def look(folder: Path) -> Standing:
+    """How a folder stands, or the mirror of a URL once it is up to date."""
+    return replace(standing(fetched(folder)), typed=url_of(folder) or "")
 
 
 class _Lines:
@@ -73,7 +81,7 @@ def exit_code(now: Standing) -> int:
 def facts(now: Standing) -> dict[str, Any]:
     """Everything as JSON data; seconds are estimates, null where nothing is known."""
     return {
-        "folder": str(now.folder),
+        "folder": now.place,
         "suite": now.suite,
         "trials": now.total,
         "done": len(now.ended),
@@ -92,7 +100,7 @@ def facts(now: Standing) -> dict[str, Any]:
 
 def headline(now: Standing) -> str:
     """`tiny: 3 of 8 done, about 2 min left`."""
-    words = f"{now.suite or now.folder}: {len(now.ended)} of {now.total} done"
+    words = f"{now.suite or now.place}: {len(now.ended)} of {now.total} done"
     if now.unfinished and now.seconds_left is not None:
         words += f", about {duration(now.seconds_left)} {'left' if now.running else 'of work left'}"
     return words
@@ -176,7 +184,7 @@ def notes(now: Standing) -> Iterable[str]:
 
 def next_steps(now: Standing) -> Iterable[str]:
     """The command that goes on from here."""
-    folder = shlex.quote(str(now.folder))
+    folder = shlex.quote(now.place)
     plugins = "".join(f" --plugin {shlex.quote(str(path))}" for path in registry.plugins())
     if now.unfinished and not now.running:
         suite = shlex.quote(str(now.folder / SUITE))

@@ -24,7 +24,9 @@ from mmbench.cli import app
 from mmbench.files import RecordError
 from mmbench.records import MARKER, RECORD, Failure, TrialRecord, is_done, save_record
 from mmbench.registry import ROOT
+from mmbench.remote import open_remote, url_of
 from mmbench.retry import put_aside
+from mmbench.runner import RunRequest
 from mmbench.status import Standing, groups, standing
 from mmbench.status_verb import duration, exit_code, page
 from mmbench.suite_file import parse_suite
@@ -342,6 +344,47 @@ def test_nothing_to_retry_is_said_and_is_no_failure(results: Path) -> None:
         finish(folder)
     run = CliRunner().invoke(app, ["retry", str(results), "--status", "crashed"])
     assert run.exit_code == 0 and "nothing to run again" in run.output
+
+
+def test_at_a_url_status_and_retry_name_it_as_it_was_typed(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path.name}/run"
+    asked: list[RunRequest] = []
+    monkeypatch.setattr("mmbench.retry_verb.run_command", lambda request, *_: asked.append(request))
+    for folder in folders(results):
+        finish(folder, "crashed", "boom")
+        open_remote(url).push(folder)
+    open_remote(url).put("suite.yaml", (results / "suite.yaml").read_bytes())
+    told = CliRunner().invoke(app, ["status", url])
+    assert told.exit_code == 1 and f"mmbench retry {url} --failed" in told.output
+    assert json.loads(CliRunner().invoke(app, ["status", url, "--json"]).stdout)["folder"] == url
+    again = CliRunner().invoke(app, ["retry", url, "--failed"])
+    assert again.exit_code == 0, again.output
+    (request,) = asked
+    assert request.out is not None and url_of(request.out) == url
+    assert request.suite.is_relative_to(tmp_path / "cache") and "lora-qv" in request.suite.read_text()
+    nothing = CliRunner().invoke(app, ["retry", url, "--status", "diverged"])
+    assert f"nothing to run again in {url}" in nothing.output
+
+
+def test_a_watched_url_is_looked_at_again(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path.name}/run"
+    open_remote(url).put("suite.yaml", (results / "suite.yaml").read_bytes())
+    first, *others = folders(results)
+    for folder in others:
+        finish(folder)
+        open_remote(url).push(folder)
+
+    def finish_the_last(seconds: float) -> None:
+        finish(first)
+        open_remote(url).push(first)
+
+    monkeypatch.setattr("mmbench.status_verb.time.sleep", finish_the_last)
+    told = CliRunner().invoke(app, ["status", url, "--watch"])
+    assert told.exit_code == 0 and "4 of 4 done" in told.output
 
 
 PLUGIN = """
