@@ -20,7 +20,8 @@ PLAIN = ("--set", "backbones=[{name: cavmae-tiny, fusion: none}]")
 """Pre-training has no fusion block: it would start shut from one kind of weights, and open from the other."""
 UNLABELLED = ("--set", "datasets.0.seed=1")
 LABELLED = ("--set", "datasets.0.samples=1000", "--set", "datasets.0.split={test: 0.8, val: 0.2}")
-STARTS = ("random", "pre-trained")
+LONGER = ("--epochs", "60", "--option", "decay_start=30", "--option", "decay_step=5")
+STARTS = {"random": (), "random, five times the epochs": LONGER, "pre-trained": ()}
 
 
 def backbone(verb: str, out: Path, seed: int, *options: str) -> None:
@@ -30,13 +31,14 @@ def backbone(verb: str, out: Path, seed: int, *options: str) -> None:
 
 def accuracies(out: Path, seed: int, short: bool) -> dict[str, float]:
     """Test accuracy of complete pairs, by start."""
-    fewer = ("--epochs", "1") if short else ()
+    fewer = ("--epochs", "1") if short else ()  # the last of two counts
     backbone("pretrain", out / f"pretrained-{seed}", seed, *UNLABELLED, *fewer)
     found = {}
-    for start in STARTS:
+    for start, options in STARTS.items():
         init = ("--init", str(out / f"pretrained-{seed}")) if start == "pre-trained" else ()
-        backbone("finetune", out / f"{start}-start-{seed}", seed, *LABELLED, *init, *fewer)
-        found[start] = float(load_meta(out / f"{start}-start-{seed}").meta["test_accuracy"])
+        folder = out / f"{start}-start-{seed}".replace(", ", "-").replace(" ", "-")
+        backbone("finetune", folder, seed, *LABELLED, *init, *options, *fewer)
+        found[start] = float(load_meta(folder).meta["test_accuracy"])
     return found
 
 

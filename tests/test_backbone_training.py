@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from beds import equal, memory_data
+from safetensors.torch import load_file
 from torch import Tensor
 from training_bed import ALONE, DATA, SMALL, TUNING, Stopped, finetuning, pretraining, trained, view
 
@@ -121,9 +122,13 @@ def test_several_labels_train_by_binary_cross_entropy() -> None:
     torch.testing.assert_close(objective.losses(objective.net, seen)["loss"], by_hand)
 
 
-def test_a_loss_that_is_not_finite_ends_it_with_the_last_good_epoch_kept(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"epoch .* not finite; lower --lr"):
-        trained(finetuning(TUNING.model_copy(update={"lr": 1e30})), tmp_path)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_numbers_that_are_not_finite_end_it_and_are_not_kept(tmp_path: Path, epochs: int) -> None:
+    recipe = TUNING.model_copy(update={"lr": 1e38, "epochs": epochs, "average_from": 1, "batch_size": 22})
+    with pytest.raises(DivergedError, match=r"epoch . ended in numbers that are not finite; lower --lr"):
+        trained(finetuning(recipe), tmp_path)
+    if (tmp_path / PROGRESS).exists():  # of an epoch that ended in very large ones
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(tmp_path / PROGRESS).values())
 
 
 # Going on

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from mmbench.backbone.checkpoint import load_backbone, load_meta, load_pretrained
 from mmbench.backbone_training.course import EPOCHS
+from mmbench.claims import claimed
 from mmbench.cli import app
 from mmbench.records import find_records, load_record
 from mmbench.resume import PROGRESS
@@ -129,6 +130,27 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path: Path, words: tuple[str, ..
     assert result.exit_code == 2
     assert told in result.output
     assert len(result.output.splitlines()) == 1
+
+
+def test_two_commands_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with claimed(tmp_path) as mine:
+        assert mine
+        result = call("pretrain", *DATA, *SIZE, "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert "another process trains in" in result.output
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_bits(pretrained: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "mmbench", "backbone", "pretrain", *DATA, *SIZE, "--out", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("epoch 1/2")
+        running.kill()
+    assert (tmp_path / PROGRESS).exists()
+    assert "epoch 1/2" not in sound("pretrain", *DATA, *SIZE, "--out", str(tmp_path))
+    one, other = (load_pretrained(folder)[1].sha256 for folder in (pretrained, tmp_path))
+    assert one == other
 
 
 def torchrun(out: Path, *words: str, **variables: str) -> None:

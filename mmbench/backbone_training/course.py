@@ -107,8 +107,9 @@ class Course:
                 values = torch.stack([value.detach().float() for value in found.values()])
                 sums = sums + values if len(sums) else values
         means = self.feed.ranks.mean(sums / self.feed.steps)
-        if not bool(torch.isfinite(means).all()):
-            raise DivergedError(f"the loss of epoch {epoch + 1} is not finite; lower --lr")
+        weights = torch.stack([p.detach().abs().max() for p in self.objective.net.parameters()])
+        if not bool(torch.isfinite(means).all() and torch.isfinite(weights).all()):
+            raise DivergedError(f"epoch {epoch + 1} ended in numbers that are not finite; lower --lr")
         return dict(zip(names, means.tolist(), strict=True))
 
     def _step(self, batch: Staged, net: nn.Module, optimizer: torch.optim.Optimizer) -> Mapping[str, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +27,17 @@ from mmbench.backbone.config import preset
 from mmbench.backbone.pretrain import CAVMAE
 from mmbench.backbone_training.course import Course, Epoch
 from mmbench.backbone_training.objectives import LOSS, Finetuning, Objective, Pretraining
-from mmbench.backbone_training.ranks import joined
+from mmbench.backbone_training.ranks import Ranks, joined
 from mmbench.backbone_training.recipes import FINETUNE, PRETRAIN, Kind, recipe_of
 from mmbench.backbone_training.views import ViewFeed
 from mmbench.bench import pick_device
 from mmbench.cases import Case
+from mmbench.claims import claimed
 from mmbench.config import BackboneSpec
 from mmbench.environment import git_state, package_version
 from mmbench.errors import CheckpointError, ConfigError
 from mmbench.feed import EvalFeed, TrialData, seed_from
+from mmbench.files import make_folder
 from mmbench.prepare import model_config, prepare_data
 from mmbench.runner import make_listener, read_data
 from mmbench.source import open_gates
@@ -113,17 +116,28 @@ def _continue(net: CAVMAE, path: Path) -> None:
 
 
 def _train(request: TrainRequest, objective: Objective, data: TrialData) -> None:
-    with joined(pick_device(request.device)) as (ranks, device):
+    with joined(pick_device(request.device)) as (ranks, device), _alone(request.out, ranks):
         average_from = objective.recipe.average_from if isinstance(objective, Finetuning) else None
         tell = _teller(objective.recipe.epochs, request.quiet)
         course = Course(objective, ViewFeed(data, objective.recipe, ranks), request.out, device, average_from, tell)
         if not _finished(course):
             course.run()
             if ranks.first:
-                save_backbone(objective.net.cpu(), request.out, _facts(request, course, data))
+                facts = _facts(request, course, data)
+                save_backbone(objective.net.cpu(), request.out, facts)
                 course.finish()
         if ranks.first:
             print(request.out)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """One training in a folder at a time; the first process claims it for all."""
+    make_folder(folder)
+    with claimed(folder) if ranks.first else contextlib.nullcontext(True) as mine:
+        if not mine:
+            raise ConfigError(f"another process trains in {folder}; wait for it, or choose another --out")
+        yield
 
 
 def _teller(epochs: int, quiet: bool) -> Callable[[Epoch], None]:

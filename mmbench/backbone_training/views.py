@@ -53,26 +53,26 @@ class View:
 class Staged:
     """A batch as read, before its features are made on the device of the model."""
 
-    recipe: Recipe
     epoch: int
     places: tuple[int, ...]
-    draws: Draws
     mel: Tensor  # (B, T, 128) before normalisation
     image: Tensor  # (B, 3, H, W) uint8
     partner: Tensor  # (B, 3, H, W) uint8
     share: Tensor  # (B,): 1 where a sample is not mixed
     target: Tensor  # (B, C)
+    spans: Tensor | None  # (B, 4) of [0, 1): places and widths of what is blanked
+    cells: Tensor | None  # (B, T, 128) of [0, 1): noise
+    roll: Tensor | None  # (B, 2) of [0, 1): strength of the noise, and the roll
 
     def to(self, device: torch.device) -> View:
         """The batch on a device; its floats differ between devices in their last bits."""
-        mel, draws = self.mel.to(device), self.draws
-        if self.recipe.spec_augment:
+        mel = self.mel.to(device)
+        if self.spans is not None:
             widest = TIME_WIDTH * mel.shape[1] // PUBLISHED_FRAMES
-            mel = spec_augment(mel, draws.uniform("blank", (4,)).to(device), FREQUENCY_WIDTH, widest)
+            mel = spec_augment(mel, self.spans.to(device), FREQUENCY_WIDTH, widest)
         audio = normalise_audio(mel)
-        if self.recipe.noise:
-            cells = draws.uniform("noise", audio.shape[1:]).to(device)
-            audio = add_noise_and_roll(audio, cells, draws.uniform("roll", (2,)).to(device))
+        if self.cells is not None and self.roll is not None:
+            audio = add_noise_and_roll(audio, self.cells.to(device), self.roll.to(device))
         image, share = normalise_image(self.image.to(device)), self.share.to(device)
         if bool((self.share < 1).any()):
             image = mix_images(image, normalise_image(self.partner.to(device)), share)
@@ -119,13 +119,17 @@ class ViewFeed:
         draws = Draws(self._key(epoch), "backbone", 0, keys, raw.frames)
         raw = _shown(raw, draws)
         target = label_vector(raw.label, len(self.data.store.classes), self.recipe.smoothing)  # (B, C)
-        whole = Staged(self.recipe, epoch, places, draws, raw.fbank, raw.image, raw.image, torch.ones(len(raw)), target)
-        rows = (draws.uniform("mix") < self.recipe.mixup).nonzero()[:, 0]
-        return self._mixed(whole, raw, rows) if len(rows) else whole
+        recipe, ones = self.recipe, torch.ones(len(raw))
+        spans = draws.uniform("blank", (4,)) if recipe.spec_augment else None
+        cells = draws.uniform("noise", raw.fbank.shape[1:]) if recipe.noise else None
+        roll = draws.uniform("roll", (2,)) if recipe.noise else None
+        whole = Staged(epoch, places, raw.fbank, raw.image, raw.image, ones, target, spans, cells, roll)
+        rows = (draws.uniform("mix") < recipe.mixup).nonzero()[:, 0]
+        return self._mixed(whole, raw, draws.select(rows.tolist()), rows) if len(rows) else whole
 
-    def _mixed(self, whole: Staged, raw: RawBatch, rows: Tensor) -> Staged:
+    def _mixed(self, whole: Staged, raw: RawBatch, draws: Draws, rows: Tensor) -> Staged:
         """These rows mixed with another sample of the split each: waveforms, pictures and labels by one share."""
-        draws, ids = whole.draws.select(rows.tolist()), self.data.splits.train
+        ids = self.data.splits.train
         picked = draws.integers("partner", len(ids)).tolist()
         other = _shown(self.data.store.batch([ids[row] for row in picked]), draws)
         drawn = betaincinv(MIXED_BETA, MIXED_BETA, draws.uniform("share").double().numpy())
