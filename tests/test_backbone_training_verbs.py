@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from beds import equal
+from beds import distance, equal
 from typer.testing import CliRunner, Result
 
 from mmbench.backbone.checkpoint import load_backbone, load_meta, load_pretrained
@@ -93,6 +93,17 @@ def test_a_fine_tuned_one_starts_from_the_pre_trained_one(pretrained: Path, tune
     assert kept and all(net.state_dict()[name].equal(source.state_dict()[name]) for name in kept)
     assert card.meta["init"].startswith("pretrained.safetensors ")
     assert "lr=1e-05, " in card.meta["recipe"] and "precision=bf16" in card.meta["recipe"]
+
+
+def test_a_pre_training_starts_from_another_one_but_from_nothing_else(
+    pretrained: Path, tuned: Path, tmp_path: Path
+) -> None:
+    sound("pretrain", *DATA, *SIZE, "--lr", "1e-9", "--init", str(pretrained), "--out", str(tmp_path / "more"))
+    before, after = (load_pretrained(folder)[0].state_dict() for folder in (pretrained, tmp_path / "more"))
+    assert 0 < distance(before, after) < 1e-6
+    result = call("pretrain", *DATA, *SIZE, "--init", str(tuned), "--out", str(tmp_path / "none"))
+    assert result.exit_code == 2
+    assert "is no pre-trained model of the size cavmae-tiny" in result.output
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ class Pretraining:
             "audio": found.mae_audio,
             "vision": found.mae_vision,
             "contrast": found.contrast,
-            "matched": found.contrast_accuracy,
+            "match": found.contrast_accuracy,
         }
         return {name: value for name, value in parts.items() if value is not None}
 

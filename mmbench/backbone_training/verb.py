@@ -142,8 +142,8 @@ def _alone(folder: Path, ranks: Ranks) -> Iterator[None]:
 
 def _teller(epochs: int, quiet: bool) -> Callable[[Epoch], None]:
     def tell(row: Epoch) -> None:
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in row.losses.items())
-        print(f"epoch {row.epoch}/{epochs}  {losses}  {row.epoch_seconds:.1f} s", flush=True)
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in row.losses.items())
+        print(f"epoch {row.epoch}/{epochs}  {losses}  {row.epoch_seconds:.0f} s", flush=True)
 
     return (lambda row: None) if quiet else tell
 
