@@ -61,8 +61,9 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(text: str) -> Any:
+def read_yaml(text: str | bytes) -> Any:
     """The content of one document. Raises ValueError in one line for what is no YAML or not plain."""
+    text = text if isinstance(text, str) else text.decode()
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{len(text)} characters; at most {MOST_CHARACTERS} are read")
     try:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from report_records import save
 from results_bed import edit, edit_predictions, trial_folder, write_results
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 from mmbench.cli import app
 from mmbench.layout import PREDICTIONS
 from mmbench.records import MARKER, RECORD, Score, TrialRecord, find_records, load_record
+from mmbench.report.board import portable_suite
 from mmbench.report.second import second_metric
 from mmbench.submission import Outcome, check_submission
 from mmbench.submission_files import Finding
@@ -414,7 +416,7 @@ def test_a_record_that_is_none_is_a_finding(results: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("a: &a [x, x]\nb: &b [*a, *a]\nmethods: [*b, *b]\n", "YAML aliases"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 9)), "unfolds to more"),
         ("name: t\nmethods: [source]\nmehtods: []\n", "mehtods"),
         ("!!python/object/apply:os.system [exit]", "not valid YAML"),
         ("[" * 5000, "50 levels deep"),
@@ -424,6 +426,16 @@ def test_a_record_that_is_none_is_a_finding(results: Path, text: str) -> None:
 def test_a_suite_that_is_none_is_a_finding(results: Path, text: str, words: str) -> None:
     (results / "suite.yaml").write_text(text)
     assert any(words in f.message for f in serious(check_submission(results), "suite"))
+
+
+def test_a_suite_with_aliases_is_read_and_published_without(results: Path, tmp_path: Path) -> None:
+    suite = yaml.safe_load((results / "suite.yaml").read_text())
+    shared = {**suite, "train_cases": suite["cases"]}
+    (results / "suite.yaml").write_text(yaml.safe_dump(shared))
+    assert "*id001" in (results / "suite.yaml").read_text()
+    assert not serious(check_submission(results), "suite")
+    published = portable_suite((results / "suite.yaml").read_bytes())
+    assert "*" not in published and yaml.safe_load(published)["train_cases"] == suite["cases"]
 
 
 def test_a_score_that_is_no_number_is_caught(results: Path) -> None:

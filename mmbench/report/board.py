@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from mmbench.files import RecordError, write_atomic
-from mmbench.layout import SUITE
+from mmbench.files import RecordError, read_plain, write_atomic
+from mmbench.layout import SUITE, SUITE_BYTES
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import Board, load_board
 from mmbench.report.comparable import name_of, select
@@ -97,7 +97,7 @@ def _publish(board: Board, out: Path) -> tuple[tuple[Path, ...], tuple[str, ...]
     (out / RECORDS).mkdir(exist_ok=True)
     written = []
     if (board.folder / SUITE).is_file() and not (out / SUITE).exists():
-        write_atomic(out / SUITE, portable_suite((board.folder / SUITE).read_text(encoding="utf-8")).encode())
+        write_atomic(out / SUITE, portable_suite(_suite_bytes(board.folder / SUITE)).encode())
         written.append(out / SUITE)
     there = _held(out)
     newest = {record.trial.id: record.environment.date for record in there.records}
@@ -124,7 +124,21 @@ def _held(out: Path) -> Board:
         return Board(out, "", (), ())
 
 
-def portable_suite(text: str) -> str:
+def _suite_bytes(path: Path) -> bytes:
+    try:
+        return read_plain(path, SUITE_BYTES)
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}; copy there the suite of the results") from None
+
+
+class _WrittenOut(yaml.SafeDumper):
+    """Writes what stands in several places of a suite there each time, without aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def portable_suite(text: str | bytes) -> str:
     """A suite as a results folder keeps it, with the last part of every path only: the rest names one machine."""
     try:
         suite = read_yaml(text)
@@ -133,7 +147,7 @@ def portable_suite(text: str) -> str:
         _shorten(suite)
     except (ValueError, TypeError) as error:
         raise RecordError(f"{SUITE} of the results is no suite: {error}; copy the one they were run with") from None
-    return yaml.safe_dump(suite, sort_keys=False, allow_unicode=True)
+    return str(yaml.dump(suite, Dumper=_WrittenOut, sort_keys=False, allow_unicode=True))
 
 
 def _shorten(suite: dict[str, Any]) -> None:
