@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmbench.files import read_plain
+from mmbench.layout import MARKER_BYTES
+
 CLAIM = "claim.json"
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
@@ -132,7 +135,7 @@ def _beats(path: Path, beat: float, seconds: float) -> bool:
 
 def _owner(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_plain(path, MARKER_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     pid = content.get("pid") if isinstance(content, dict) else None

@@ -14,6 +14,7 @@ STDERR = "stderr.txt"
 RECORD_BYTES = 32 * 2**20
 """The most that is read of a file, here and below; whatever others put into a folder comes to an end."""
 MARKER_BYTES = 1024
+"""Of a claim as well."""
 SUITE_BYTES = 2**20
 EVENTS_BYTES = 256 * 2**20
 PREDICTIONS_BYTES = 16 * 2**30

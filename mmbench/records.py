@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import from_json
 
 from mmbench.cards import Track
-from mmbench.files import RecordError, write_atomic
+from mmbench.files import RecordError, read_plain, write_atomic
+from mmbench.layout import MARKER_BYTES, RECORD_BYTES
 from mmbench.strict_json import LARGEST_INTEGER, Plain
 
 SCHEMA = 2
@@ -246,8 +247,7 @@ class TrialRecord(Part):
 
 RECORD = "trial.json"
 MARKER = "done"
-OLD_RECORD = f"{RECORD}.old"
-"""How the name of a record begins that was put aside because its trial runs again."""
+OLD_RECORD = f"{RECORD}.old"  # begins the name of a record that was put aside because its trial runs again
 
 
 def save_record(record: TrialRecord, folder: Path) -> None:
@@ -265,9 +265,9 @@ def is_done(folder: Path) -> bool:
 def finished_record(folder: Path) -> bytes | None:
     """The record of a trial that is done; None where it is missing, half written, or not the one of its marker."""
     try:
-        content = (folder / RECORD).read_bytes()
-        return content if hashlib.sha256(content).hexdigest() == (folder / MARKER).read_text() else None
-    except (OSError, UnicodeDecodeError):
+        content, marker = read_plain(folder / RECORD, RECORD_BYTES), read_plain(folder / MARKER, MARKER_BYTES)
+        return content if hashlib.sha256(content).hexdigest().encode() == marker else None
+    except OSError:
         return None
 
 
@@ -277,7 +277,7 @@ def load_record(path: Path) -> TrialRecord:
     Raises RecordError naming the file if it is missing, damaged or of a newer schema.
     """
     try:
-        return TrialRecord.model_validate(_upgrade(from_json(path.read_bytes())))
+        return TrialRecord.model_validate(_upgrade(from_json(read_plain(path, RECORD_BYTES))))
     except OSError as error:
         raise RecordError(f"cannot read record {path}: {error.strerror}") from None
     except (ValidationError, ValueError, TypeError, AttributeError, RecursionError) as error:

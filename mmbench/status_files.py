@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbench.claims import CLAIM
 from mmbench.errors import ConfigError
-from mmbench.layout import EVENTS
+from mmbench.files import read_plain, why_not_plain
+from mmbench.layout import EVENTS, MARKER_BYTES
 from mmbench.records import MARKER, RECORD, Status, finished_record
 from mmbench.strict_json import read_events
 from mmbench.trials import Trial, read_trial
@@ -157,13 +158,15 @@ def read_running(folder: Path, trial: Trial | None) -> Running:
 
 def _host(folder: Path) -> str:
     try:
-        return one_line(str(json.loads((folder / CLAIM).read_text())["host"]), 80)
+        return one_line(str(json.loads(read_plain(folder / CLAIM, MARKER_BYTES))["host"]), 80)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
 def _ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The first events of a log and its last ones, whatever its length; lines that are cut are passed over."""
+    if why_not_plain(path, links=True) is not None:
+        return [], []
     try:
         with path.open("rb") as file:
             head = file.read(TAIL_BYTES)

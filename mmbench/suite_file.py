@@ -20,7 +20,9 @@ from mmbench.config import (
     Suite,
 )
 from mmbench.errors import ConfigError, near_words
-from mmbench.strict_yaml import MOST_CHARACTERS, read_yaml
+from mmbench.files import read_plain
+from mmbench.layout import SUITE_BYTES
+from mmbench.strict_yaml import read_yaml
 
 
 def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
@@ -29,8 +31,7 @@ def load_suite(path: Path, overrides: tuple[str, ...] = ()) -> Suite:
     Raises ConfigError naming the file, the key and the value.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            content = read_yaml(file.read(MOST_CHARACTERS + 1))
+        content = read_yaml(read_plain(path, SUITE_BYTES))
     except OSError as error:
         raise ConfigError(f"cannot read suite {path}: {error.strerror}") from None
     except ValueError as error:

@@ -18,7 +18,8 @@ from mmbench.cards import MethodCard, Track
 from mmbench.cases import Case, Missing, case_data, parse_case, parse_cases
 from mmbench.config import BackboneSpec, Budget, Config, DataConfig, MethodSpec, PartSpec, Regime, Suite
 from mmbench.errors import ConfigError
-from mmbench.layout import SPEC
+from mmbench.files import read_plain
+from mmbench.layout import RECORD_BYTES, SPEC
 from mmbench.method_options import resolve_options
 from mmbench.records import TRIAL_ID
 from mmbench.suite_file import explain
@@ -289,7 +290,7 @@ def read_trial(folder: Path) -> Trial:
     """The spec in a trial's folder. Raises ConfigError naming the file."""
     path = folder / SPEC
     try:
-        return Trial.model_validate_json(path.read_bytes())
+        return Trial.model_validate_json(read_plain(path, RECORD_BYTES))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except ValidationError as error:

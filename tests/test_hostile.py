@@ -29,18 +29,25 @@ from PIL import Image
 from report_records import record, save
 
 from mmbench.backbone.checkpoint import read_state
+from mmbench.claims import CLAIM, is_claimed
 from mmbench.config import Suite
 from mmbench.data.features import load_audio, load_image
 from mmbench.data.manifest import cavmae_manifest
 from mmbench.data.source import BrokenFileError
 from mmbench.errors import CheckpointError, MMBenchError
 from mmbench.files import RecordError
-from mmbench.records import TrialRecord, save_record
+from mmbench.layout import EVENTS, PREDICTIONS, SPEC
+from mmbench.records import MARKER, RECORD, TrialRecord, finished_record, save_record
 from mmbench.report.aggregate import load_board
 from mmbench.report.board import portable_suite
+from mmbench.report.site.content import arrange
+from mmbench.report.site.model import Extras
+from mmbench.report.site.write import write_site
 from mmbench.report.trial_files import read_mistakes
+from mmbench.status_files import read_running
 from mmbench.suite_file import load_suite, parse_suite
 from mmbench.sweep import SweepOptions, run_suite
+from mmbench.trials import read_trial
 
 TARGETS = targets()
 GIB = 2**30
@@ -344,6 +351,60 @@ def test_a_boards_outcomes_that_unpack_to_any_size_are_refused(tmp_path: Path, b
     board = load_board(tmp_path)
     assert board.outcomes.all_of(board.records[0]) == {}
     assert "are too many" in board.outcomes.problems[0]
+
+
+# Files without an end
+
+
+@pytest.fixture
+def pipes(tmp_path: Path) -> Path:
+    """A board of one record beside which whatever is read is a pipe that nobody writes to; returns a trial's folder."""
+    entry = record("LoRA")
+    save(tmp_path, [entry])
+    place = tmp_path / "trials" / entry.trial.id
+    place.mkdir(parents=True)
+    beside = (place / name for name in (EVENTS, SPEC, CLAIM, PREDICTIONS))
+    for path in (*beside, *(tmp_path / name for name in ("suite.yaml", "outcomes.parquet", "records/pipe.json"))):
+        os.mkfifo(path)
+    return place
+
+
+@pytest.mark.timeout(30)
+def test_pipes_of_a_board_are_not_waited_for(tmp_path: Path, pipes: Path) -> None:
+    board = load_board(tmp_path)
+    assert board.problems == ("cannot read record records/pipe.json: no plain file",)
+    assert board.outcomes.all_of(board.records[0]) == {}
+    assert write_site(arrange(board), tmp_path / "site", Extras()).pages
+
+
+@pytest.mark.timeout(30)
+def test_pipes_of_a_trial_are_not_waited_for(tmp_path: Path, pipes: Path) -> None:
+    assert read_running(pipes, None).host == "" and is_claimed(pipes)
+    for name in (RECORD, MARKER):
+        os.mkfifo(pipes / name)
+    assert finished_record(pipes) is None
+    with pytest.raises(MMBenchError, match="no plain file"):
+        read_trial(pipes)
+    with pytest.raises(MMBenchError, match="no plain file"):
+        load_suite(tmp_path / "suite.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ["title: 2020-99-99", "a: " + "9" * 5000, "a: " + "[" * 5000, "!!python/name:os.system", "\0", "\ud83d"]
+)
+def test_a_site_of_a_suite_that_is_none_has_no_title_and_all_its_pages(tmp_path: Path, text: str) -> None:
+    save(tmp_path, [record("LoRA")])
+    (tmp_path / "suite.yaml").write_bytes(text.encode(errors="surrogatepass"))
+    assert write_site(arrange(load_board(tmp_path)), tmp_path / "site", Extras()).pages
+
+
+def test_a_suite_and_a_record_may_be_links_and_no_devices(tmp_path: Path) -> None:
+    (tmp_path / "real.yaml").write_text("name: s\nmethods: [source]\n")
+    (tmp_path / "s.yaml").symlink_to(tmp_path / "real.yaml")
+    assert load_suite(tmp_path / "s.yaml").name == "s"
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    with pytest.raises(MMBenchError, match="no plain file"):
+        load_suite(tmp_path / "zero.yaml")
 
 
 # Text

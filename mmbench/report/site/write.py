@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from mmbench.layout import SUITE
+from mmbench.files import read_plain
+from mmbench.layout import SUITE, SUITE_BYTES
 from mmbench.report.board import all_problems
 from mmbench.report.conditions import Group
 from mmbench.report.model import STATUS_WORDS, Table, plain
@@ -21,6 +20,7 @@ from mmbench.report.site.model import Extras
 from mmbench.report.site.render import Pages
 from mmbench.report.site.trial_page import view_of
 from mmbench.report.trial_files import trial_folders
+from mmbench.strict_yaml import read_yaml
 
 PARETO = ("accuracy-memory", "accuracy-time")
 """Kinds of plots that show what a score costs."""
@@ -75,8 +75,8 @@ def _overview(pages: Pages, content: Content, problems: tuple[str, ...]) -> None
 def _about(folder: Path) -> tuple[str, ...]:
     """Title and note of the suite, as far as the folder has one that can be read."""
     try:
-        suite = yaml.safe_load((folder / SUITE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        suite = read_yaml(read_plain(folder / SUITE, SUITE_BYTES))
+    except (OSError, ValueError):
         return ()
     texts = (suite.get(key) for key in ("title", "note")) if isinstance(suite, dict) else ()
     return tuple(plain(text) for text in texts if isinstance(text, str) and text.strip())
