@@ -25,7 +25,7 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 # A list of segments may be named .mp4 and send the reader to other files and hosts; only these are opened.
 CONTAINERS = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,webm,avi"}
 SAMPLE_RATE = 16_000  # Hz
-JPEG_QUALITY = 95  # 25 kB a picture of 224x224; at Pillow's 75 the blocks show
+JPEG_QUALITY = 95  # the film is lossy already; the usual 75 would add blocks of its own
 MOST_PICTURES = 20_000  # of a section before the choice; a header may promise any number a second
 ROUNDING_S = 1e-3  # containers tell times in milliseconds
 REORDER_S = 1.0  # pictures are stored in another order than shown, by less than this
