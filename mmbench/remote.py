@@ -109,9 +109,10 @@ class Remote:
                 self._files.pipe_file(self._place(folder.name, name), (folder / name).read_bytes())
         note_sent(folder, (folder / MARKER).read_bytes())
 
-    def put_aside(self, trial: str) -> None:
-        """Take the marker of a trial that is to run again; its record stays until the new one is written."""
-        self._remove(self._place(trial, MARKER))
+    def put_aside(self, trial: str, marker: bytes) -> None:
+        """Take this marker of a trial that is to run again; its record stays until the new one is written."""
+        if self.get(f"trials/{trial}/{MARKER}") == marker:  # else another machine has run it again by now
+            self._remove(self._place(trial, MARKER))
 
     def put(self, name: str, content: bytes) -> None:
         """A file beside the trials, like the suite."""

@@ -26,7 +26,7 @@ from mmbench.files import RecordError, write_atomic
 from mmbench.layout import SPEC, SUITE
 from mmbench.mirror import pull_all, push_rest
 from mmbench.prepare import Progress, prepare_data, reopen_data, with_frozen
-from mmbench.records import FAILED, RECORD, Status, is_done, load_record
+from mmbench.records import FAILED, MARKER, RECORD, Status, is_done, load_record
 from mmbench.remote import open_remote
 from mmbench.retry import has_status, put_aside
 from mmbench.run import sigterm_raises
@@ -125,9 +125,10 @@ def _run_suite(suite: Suite, out: Path, options: SweepOptions, listen: Listener)
         folders = _write_specs(planned)
         bases = {folder: folder.parent / trial.base for trial, folder in planned if trial.base is not None}
         for folder in _again(folders, bases, options.retry):
+            marker = (folder / MARKER).read_bytes() if is_done(folder) else b""
             put_aside(folder)
             if remote is not None:
-                remote.put_aside(folder.name)
+                remote.put_aside(folder.name, marker)
         return _run_trials(folders, bases, executor, options, listen)
     finally:
         executor.stop()

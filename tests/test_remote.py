@@ -112,8 +112,9 @@ def test_what_is_half_there_harms_no_whole_trial_here(url: str, tmp_path: Path) 
 
 def run_again(url: str, mirror: Path, trial: str) -> None:
     """As `retry` begins: the record is put aside here and there."""
+    marker = (mirror / "trials" / trial / MARKER).read_bytes()
     put_aside(mirror / "trials" / trial)
-    open_remote(url).put_aside(trial)
+    open_remote(url).put_aside(trial, marker)
 
 
 def test_what_another_machine_ran_again_is_seen_here(url: str, tmp_path: Path) -> None:
@@ -137,6 +138,16 @@ def test_an_old_record_does_not_return_while_another_machine_runs_it_again(url: 
     pull_all(open_remote(url), here)
     push_rest(open_remote(url), here)
     assert open_remote(url).trials() == frozenset()
+
+
+def test_only_what_was_seen_is_put_aside(url: str, tmp_path: Path) -> None:
+    here, other = tmp_path / "here", tmp_path / "other"
+    open_remote(url).push(finished(here / "trials" / "t-1", b'"crashed"'))
+    pull_all(open_remote(url), other)
+    run_again(url, other, "t-1")
+    open_remote(url).push(finished(other / "trials" / "t-1", b'"ok"'))
+    run_again(url, here, "t-1")  # of the crash; it was planned for long
+    assert open_remote(url).finished_record("t-1") == b'"ok"'
 
 
 def test_what_never_reached_the_url_goes_up_with_the_next_sweep(url: str, tmp_path: Path) -> None:
