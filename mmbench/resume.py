@@ -41,6 +41,9 @@ WRITING_SHARE = 0.05
 STEP_SECONDS = 15.0
 """How long SIGTERM waits for the end of a step; the rest of the usual 30 seconds is for writing."""
 
+REPEAT_SECONDS = 1.0
+"""In which a second SIGTERM is the first one: a cluster may signal a trial and also its parent, which passes it on."""
+
 
 class Interrupted(BaseException):
     """SIGTERM: leave without a record, so that the next run goes on with the trial."""
@@ -158,12 +161,17 @@ class Keeper:
             yield
             return
 
+        asked = 0.0
+
         def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
             if number == signal.SIGALRM and self._writing:
                 return  # the step has ended; what it came to is worth the wait
+            if self._asked and number == signal.SIGTERM and time.monotonic() - asked < REPEAT_SECONDS:
+                return
             if self._asked:
                 raise Interrupted
-            self._asked = True
+            self._asked, asked = True, time.monotonic()
             signal.setitimer(signal.ITIMER_REAL, STEP_SECONDS)
 
         old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}

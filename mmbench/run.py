@@ -100,6 +100,7 @@ def sigterm_raises(error: type[BaseException]) -> Iterator[None]:
     """Turn SIGTERM into an exception while inside, so that claims are given back and workers stopped on the way out."""
 
     def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another would break off the leaving
         raise error
 
     if threading.current_thread() is not threading.main_thread():

@@ -30,7 +30,7 @@ from mmbench.plain import Tensors, is_plain, pack, unpack
 from mmbench.records import MARKER, RECORD, TrialRecord, load_record
 from mmbench.registry import ROOT
 from mmbench.resume import ASIDE, PROGRESS, Interrupted, Keeper, Place
-from mmbench.run import run_trial
+from mmbench.run import run_trial, sigterm_raises
 from mmbench.strategy import Strategy
 from mmbench.suite_file import parse_suite
 from mmbench.sweep import plan
@@ -230,6 +230,33 @@ def test_what_a_trial_came_to_until_sigterm_is_kept_however_slow_the_disk(
         keeper.offer(lambda: Place("final", "", 0, 5, {}), {})
     again = Keeper(tmp_path / PROGRESS, KEYS)
     assert again.open() is None and again.place is not None and again.place.steps == 5
+
+
+def test_a_sigterm_that_comes_twice_at_once_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "REPEAT_SECONDS", 0.5)
+    keeper = Keeper(tmp_path / PROGRESS, KEYS)
+    with pytest.raises(Interrupted), keeper.steps():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        keeper.offer(lambda: Place("final", "", 0, 5, {}), {})
+    assert (tmp_path / PROGRESS).exists()
+    with pytest.raises(Interrupted), Keeper(tmp_path / PROGRESS, KEYS).steps():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.6)
+        os.kill(os.getpid(), signal.SIGTERM)  # someone is impatient
+        pytest.fail("it waited on")
+
+
+def test_leaving_is_not_broken_off_by_another_sigterm() -> None:
+    left = []
+    with pytest.raises(Interrupted), sigterm_raises(Interrupted):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            left.append(True)
+    assert left
 
 
 def test_a_step_that_does_not_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
