@@ -21,6 +21,7 @@ from mmbench.strategy import Inner, Strategy
     title="OGM-GE",
     reference="Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022",
     year=2022,
+    whole_step=True,
     options={"alpha": 0.3, "noise": True},
     bibtex="peng2022balanced",
     note="all trainable tensors of the encoders, not the convolutions alone; in every step, not in a window of epochs; "

@@ -66,7 +66,7 @@ def _methods(backbone: str) -> Iterator[Part]:
 def _strategies() -> Iterator[Part]:
     known = registry.strategies()
     for card in map(known.card, known.names()):
-        needs = _forwards(card.extra_forwards)
+        needs = (*(("whole step",) if card.whole_step else ()), *_forwards(card.extra_forwards))
         yield Part(
             card.name, 2, "strategy", card.title, needs=needs, paper=short_reference(card.reference), year=card.year
         )

@@ -21,6 +21,7 @@ from mmbench.errors import ConfigError, OverBudgetError
 from mmbench.logs import EVENTS_BYTES, shorten
 from mmbench.meta_pass import MetaPass
 from mmbench.meter import Clock
+from mmbench.ranks import ALONE, Ranks
 from mmbench.resume import Keeper
 
 
@@ -35,11 +36,12 @@ class Bench:
     """Writes one row of events."""
     keeper: Keeper = field(default_factory=Keeper)
     """Keeps the progress of trainings."""
+    ranks: Ranks = ALONE
 
     def check_deadline(self) -> None:
         """Raises OverBudgetError once the trial has used its wall clock."""
         minutes = self.budget.wall_clock_minutes
-        if minutes is not None and self.clock.elapsed() > 60 * minutes:
+        if minutes is not None and self.ranks.any(self.clock.elapsed() > 60 * minutes)[0]:
             raise OverBudgetError(f"the budget's {minutes:g} minutes of wall clock ran out")
 
     def compile_watch(self) -> CompileWatch:

@@ -78,6 +78,8 @@ class StrategyCard:
     year: int
     extra_forwards: float = 0.0
     """Forward passes per training sample beyond the first; they count against the budget."""
+    whole_step: bool = False
+    """Whether it looks at all samples of a step together, apart from their view: then devices cannot share a step."""
     options: Mapping[str, Any] = field(default_factory=dict)
     bibtex: str = ""
     note: str = ""

@@ -106,9 +106,10 @@ def run(
 def trial(folder: Annotated[Path, typer.Argument(help="A trial's folder.")], device: DeviceOption = None) -> None:
     """Run one trial of a sweep (what `run` starts as a fresh process)."""
     from mmbench.bench import pick_device
+    from mmbench.endings import is_outside
     from mmbench.executors.base import BUSY, OUTSIDE
     from mmbench.resume import Interrupted
-    from mmbench.run import is_outside, run_trial
+    from mmbench.run import run_trial
 
     try:
         status = run_trial(folder, pick_device(device))

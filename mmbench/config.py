@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from mmbench import registry
 from mmbench.cards import Track
 from mmbench.errors import ConfigError, UnknownNameError
+from mmbench.one_device import OneDevice
 
 Regime = Literal["clean", "mixed", "casewise", "missing-rate"]
 Blind = Literal["auto", "concat", "average", "router"]
@@ -94,7 +95,7 @@ class OptimConfig(Config):
     """`auto`: cross-entropy for single-label data, binary cross-entropy for multi-label data."""
 
 
-class Budget(Config):
+class Budget(Config, OneDevice):
     """What every method of a suite may spend; nothing in it depends on the method."""
 
     epochs: float = Field(default=5.0, gt=0)
@@ -102,15 +103,16 @@ class Budget(Config):
     samples: int | None = Field(default=None, gt=0)
     """Training samples forwarded in all phases together; overrides epochs."""
     batch_size: int = Field(default=64, gt=0)
-    """Effective batch: the samples of one optimiser step."""
+    """Effective batch: the samples of one optimiser step, on all devices together."""
     micro_batch: int | None = Field(default=None, gt=0)
-    """Samples in memory at once; the effective batch unless given. Halved while the memory cap binds."""
+    """Samples in a device's memory at once; all that it computes of a step unless given. Halved while the memory cap
+    binds."""
     eval_batch: int = Field(default=64, gt=0)
     views: int | None = Field(default=None, gt=0)
     """Corrupted views of each training sample, used in turn from epoch to epoch; a fresh one every epoch unless given.
     With a fixed number, methods behind frozen encoders read what these make of a view from disk after its first use."""
     memory_cap_gib: float | None = Field(default=None, gt=0)
-    """Cap on device memory; enforced on CUDA, counted as training state elsewhere."""
+    """Cap on the memory of each device; enforced on CUDA, counted as training state elsewhere."""
     tuning_trials: int = Field(default=3, ge=1)
     """Learning rates tried per method; 1 takes the middle of the method's range without a search."""
     tuning_share: float = Field(default=1 / 3, gt=0, le=1)
@@ -124,6 +126,12 @@ class Budget(Config):
     train_head: bool = True
     """Whether the classification head trains along with every method."""
     optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _shares(self) -> Budget:
+        if self.batch_size % self.devices:
+            raise ValueError(f"devices: {self.devices} cannot share a batch_size of {self.batch_size} evenly")
+        return self
 
     def deciding(self, trains: bool) -> dict[str, Any]:
         """What of it decides the numbers of a row; a key younger than the first trial ids only where it is set."""

@@ -18,7 +18,7 @@ from mmbench.config import OptimConfig
 from mmbench.data.batch import Batch
 from mmbench.feed import blank
 from mmbench.method import Method, Recipe
-from mmbench.train import make_optimizer
+from mmbench.steps import make_optimizer
 
 STEPS = 3
 """Training steps of a phase; zero-initialised factors hold back the gradient of their partners in the first one."""

@@ -13,8 +13,8 @@ from mmbench.conformance_bed import STEPS, Subject, mode
 from mmbench.conformance_checks import same, words
 from mmbench.method import Method, State
 from mmbench.plain import Draws, Tensors, pack, resumable, unpack
+from mmbench.steps import make_optimizer
 from mmbench.strategy import Regimen
-from mmbench.train import make_optimizer
 
 
 @dataclass

@@ -16,8 +16,8 @@ from mmbench.config import OptimConfig
 from mmbench.conformance_bed import SIZES, Bed, mode, parameters
 from mmbench.data.batch import Batch
 from mmbench.method import Method, Recipe
+from mmbench.steps import make_optimizer
 from mmbench.strategy import Regimen, Strategy
-from mmbench.train import make_optimizer
 
 ONE_BLOCK = Bed(replace(SIZES, depth=1))  # depth is a matter of methods
 

@@ -16,8 +16,9 @@ from mmbench.feed import TrainFeed, TrialData
 from mmbench.meter import Probe, flop_counter, probe_step
 from mmbench.method import Method
 from mmbench.records import Costs, PeakMemory, TrainingState
+from mmbench.steps import out_of_memory
 from mmbench.strategy import Regimen
-from mmbench.train import Fitted, out_of_memory
+from mmbench.train import Fitted
 
 PROBE_BATCH = 4
 """Samples of the counting pass; activations grow linearly with them, apart from a constant that is measured too."""
@@ -90,7 +91,7 @@ def fit_micro_batch(counts: StepCounts, bench: Bench) -> int:
     On a GPU the allocator enforces the cap as well; elsewhere this count is the enforcement.
     Raises DoesNotFitError if one sample alone exceeds it.
     """
-    micro_batch = bench.budget.micro_batch or bench.budget.batch_size
+    micro_batch = bench.budget.micro_batch or bench.budget.batch_size // bench.ranks.world
     cap_gib = bench.budget.memory_cap_gib
     if cap_gib is None:
         return micro_batch

@@ -19,7 +19,7 @@ WORKERS = "MMBENCH_WORKERS"
 PACKAGES = ("mmbench", "torch", "torchvision", "torchaudio", "timm", "peft", "loralib", "numpy", "scipy", "pandas")
 
 
-def environment(device: torch.device) -> Environment:
+def environment(device: torch.device, devices: int = 1) -> Environment:
     """Where and with what this process runs."""
     commit, dirty = git_state(registry.ROOT)
     return Environment(
@@ -30,6 +30,7 @@ def environment(device: torch.device) -> Environment:
         device_kind="cuda" if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
         workers=int(os.environ[WORKERS]) if os.environ.get(WORKERS, "").isdigit() else None,
+        devices=devices,
         packages={name: found for name in PACKAGES if (found := package_version(name))},
         commit=commit,
         dirty=dirty,

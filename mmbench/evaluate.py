@@ -20,9 +20,11 @@ from mmbench.errors import DivergedError, DoesNotFitError
 from mmbench.feed import EvalFeed, TrialData, blank
 from mmbench.method import Method, State
 from mmbench.pipeline import SetDigest
+from mmbench.ranks import Ranks
 from mmbench.records import Score
 from mmbench.router import Router
-from mmbench.train import SINGLE, Fitted, out_of_memory
+from mmbench.steps import out_of_memory
+from mmbench.train import SINGLE, Fitted
 
 
 @dataclass(frozen=True)
@@ -89,36 +91,57 @@ def _missed(feed: EvalFeed, track: Track, reason: str) -> Missed:
 
 
 def _predict_case(states: _Switcher, feed: EvalFeed, tracks: Sequence[Track], bench: Bench) -> list[Predictions]:
-    digest = SetDigest()
-    logits: dict[Track, list[Tensor]] = {track: [] for track in tracks}
-    labels: list[Tensor] = []
-    for staged in feed.staged(digest):
+    """Each rank predicts some of the batches, whole ones, and in the end has the predictions of all."""
+    ids, digest, ranks = feed.ids(), SetDigest(), bench.ranks
+    place = {id: row for row, id in enumerate(ids)}
+    rows: list[int] = []
+    labels, logits = [states.no_labels()], {track: [states.no_logits()] for track in tracks}
+    for staged in feed.staged(digest, ranks.turns):
         batch = staged.to(bench.device)
         assert batch.label is not None  # stored sets are labelled
+        rows += [place[id] for id in batch.ids]
         labels.append(batch.label.cpu())
         for track in tracks:
             logits[track].append(_predict(states, blank(batch, track), feed.case, track, bench))
-    truth = torch.cat(labels).numpy()
+    truth, whole = _joined(labels, rows, ids, ranks).numpy(), _whole_digest(digest, rows, ids, ranks)
     severity = feed.case.severity() or 0
-    return [
-        Predictions(
-            feed.case.name, severity, track, feed.ids(), torch.cat(logits[track]).numpy(), truth, digest.hexdigest()
-        )
-        for track in tracks
-    ]
+    found = []
+    for track in tracks:
+        joined = _joined(logits[track], rows, ids, ranks)
+        if not torch.isfinite(joined).all():
+            raise DivergedError(f"predictions under {feed.case.name} are not finite; lower the range of learning rates")
+        found.append(Predictions(feed.case.name, severity, track, ids, joined.numpy(), truth, whole))
+    return found
+
+
+def _joined(mine: Sequence[Tensor], rows: Sequence[int], ids: Sequence[str], ranks: Ranks) -> Tensor:
+    """(n, ...) that this rank found for the samples in these rows, and what the others did, as (N, ...)."""
+    found = torch.cat(list(mine))
+    whole = found.new_zeros(len(ids), *found.shape[1:])
+    whole[list(rows)] = found
+    return ranks.total(whole)  # rows of other ranks are zeros
+
+
+def _whole_digest(digest: SetDigest, rows: Sequence[int], ids: Sequence[str], ranks: Ranks) -> str:
+    """Of the samples of all ranks."""
+    if ranks.world == 1:
+        return digest.hexdigest()
+    contents = digest.contents([ids[row] for row in rows])  # 32 bytes each
+    mine = torch.from_numpy(np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 32).copy())
+    whole = SetDigest()
+    for id, content in zip(ids, _joined([mine], rows, ids, ranks).numpy(), strict=True):
+        whole.adopt(id, content.tobytes())
+    return whole.hexdigest()
 
 
 def _predict(states: _Switcher, batch: Batch, case: Case, track: Track, bench: Bench) -> Tensor:
     try:
         with bench.autocast():
-            logits = states.predict(batch, case, track).float().cpu()
+            return states.predict(batch, case, track).float().cpu()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         raise DoesNotFitError(f"prediction of {len(batch)} samples does not fit; lower budget.eval_batch") from None
-    if not torch.isfinite(logits).all():
-        raise DivergedError(f"predictions under {case.name} are not finite; lower the range of learning rates")
-    return logits
 
 
 class _Switcher:
@@ -131,6 +154,14 @@ class _Switcher:
         together = SINGLE not in fitted.states and fitted.blind in ("auto", "concat")
         self._combined = method.combine(tuple(fitted.states.values())) if together else None
         self._inside: str | None = None
+
+    def no_logits(self) -> Tensor:
+        """(0, C): those of no sample."""
+        return torch.zeros(0, self._method.net.config.n_classes)
+
+    def no_labels(self) -> Tensor:
+        """(0, C) float32 with several labels a sample, else (0,) int64."""
+        return self.no_logits() if self._method.recipe.multi_label else torch.zeros(0, dtype=torch.int64)
 
     def knows(self, case: Case, track: Track) -> bool:
         return SINGLE in self._states or track == "blind" or case.name in self._states

@@ -20,6 +20,8 @@ from mmbench.frozen import FrozenSets
 from mmbench.pipeline import MissingPlan, SetDigest, Staged, missing_plan, stage_case
 from mmbench.rng import TRAINING, StreamKey, integers, permutation, stream
 
+EVERY = slice(None)
+
 
 @dataclass(frozen=True)
 class TrialData:
@@ -136,16 +138,18 @@ class EvalFeed:
         for staged in self.staged(digest):
             yield staged.to("cpu")
 
-    def staged(self, digest: SetDigest | None = None) -> Iterator[Batch | Staged]:
-        """The same before their features are made, for a device; a frozen set has made them."""
+    def staged(self, digest: SetDigest | None = None, turns: slice = EVERY) -> Iterator[Batch | Staged]:
+        """The same before their features are made, for a device; a frozen set has made them. `turns` picks batches."""
         ids, key = self.ids(), StreamKey(self.data.name, self.split, 0)
+        parts = [ids[start : start + self.batch_size] for start in range(0, len(ids), self.batch_size)][turns]
         if self.data.frozen is not None and self.split == "test":
-            yield from self.data.frozen.open(self.case).batches(ids, self.batch_size, digest)
+            frozen = self.data.frozen.open(self.case)
+            for part in parts:
+                yield from frozen.batches(part, self.batch_size, digest)
             return
         plan = missing_plan(self.case, ids, key) if self.case.missing else None
-        for start in range(0, len(ids), self.batch_size):
-            raw = self.data.store.batch(ids[start : start + self.batch_size])
-            yield stage_case(raw, self.case, key, plan, digest)
+        for part in parts:
+            yield stage_case(self.data.store.batch(part), self.case, key, plan, digest)
 
 
 def blank(batch: Batch, track: Track) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from mmbench.ranks import ALONE, Ranks
 from mmbench.records import PeakMemory, PhaseSeconds, TrainingState
 
 
@@ -83,10 +85,10 @@ def synchronize(device: torch.device) -> None:
 
 
 class PeakMeter:
-    """Peak memory of one phase at a time."""
+    """Peak memory of one phase at a time, on the device of one trial that needs most of it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self._device, self._ranks = device, ranks
         self._resident_is_ours = False
         self._before: PeakMemory | None = None
 
@@ -110,6 +112,7 @@ class PeakMeter:
             reserved_bytes=torch.cuda.max_memory_reserved(self._device) if cuda else None,
             rss_bytes=_peak_rss_bytes() if self._resident_is_ours else None,
         )
+        now = _largest(now, self._ranks)
         return now if self._before is None else _larger(now, self._before)
 
     def state_dict(self) -> dict[str, int | None]:
@@ -126,6 +129,14 @@ def _larger(one: PeakMemory, other: PeakMemory) -> PeakMemory:
     """Of each figure the larger one; None where either was not measured."""
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in PeakMemory.model_fields}
     return PeakMemory(**{name: None if None in pair else max(pair) for name, pair in pairs.items()})
+
+
+def _largest(mine: PeakMemory, ranks: Ranks) -> PeakMemory:
+    """Of each figure the largest of all ranks; None where one of them has not measured it."""
+    figures = mine.model_dump()
+    each = ranks.gather(torch.tensor([-1 if value is None else value for value in figures.values()]))  # (world, 3)
+    largest = each.amax(dim=0).where(each.amin(dim=0) >= 0, -1).tolist()
+    return PeakMemory(**{name: None if most < 0 else most for name, most in zip(figures, largest, strict=True)})
 
 
 def _peak_rss_bytes() -> int | None:
@@ -238,17 +249,19 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 class EnergyMeter:
-    """Energy of one NVIDIA GPU in joules; None where there is no NVML."""
+    """Energy of the NVIDIA GPUs of a trial in joules, one a rank; None where there is no NVML."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ranks: Ranks = ALONE) -> None:
         self._start = _total_energy_joules(device)
-        self._device = device
+        self._device, self._ranks = device, ranks
         self._before: float | None = 0.0
 
     def read(self) -> float | None:
         """Since the meter was made, and in the runs before."""
         now = _total_energy_joules(self._device)
-        return None if now is None or self._start is None or self._before is None else self._before + now - self._start
+        mine = math.nan if now is None or self._start is None else now - self._start
+        spent = float(self._ranks.total(torch.tensor(mine, dtype=torch.float64)))
+        return None if math.isnan(spent) or self._before is None else self._before + spent
 
     def state_dict(self) -> dict[str, float | None]:
         return {"joules": self.read()}

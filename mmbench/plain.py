@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmbench.method import Method
+from mmbench.ranks import ALONE, Ranks
 from mmbench.strategy import Regimen
 
 SCALARS = (type(None), bool, int, float, str)
@@ -110,28 +111,29 @@ class Attributes:
 
 
 class Draws:
-    """A stream of random numbers."""
+    """A stream of random numbers, which may be another one on every rank."""
 
-    def __init__(self, rng: torch.Generator) -> None:
-        self._rng = rng
+    def __init__(self, rng: torch.Generator, ranks: Ranks = ALONE) -> None:
+        self._rng, self._ranks = rng, ranks
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": self._rng.get_state()}
+        return {"states": self._ranks.gather(self._rng.get_state())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._rng.set_state(state["state"])
+        self._rng.set_state(state["states"][self._ranks.rank].clone())
 
 
-def resumable(regimen: Regimen, device: torch.device) -> dict[str, Weights | Attributes | Draws]:
+def resumable(regimen: Regimen, device: torch.device, ranks: Ranks = ALONE) -> dict[str, Weights | Attributes | Draws]:
     """All of a method as it trains that changes from step to step, by name."""
     owners = (regimen.method, *regimen.strategies)
     attributes = {f"attributes {index}": Attributes(owner) for index, owner in enumerate(owners)}
-    return {"weights": Weights(regimen.method), **attributes, **_global_draws(device)}
+    return {"weights": Weights(regimen.method), **attributes, **_global_draws(device, ranks)}
 
 
-def _global_draws(device: torch.device) -> dict[str, Draws]:
+def _global_draws(device: torch.device, ranks: Ranks) -> dict[str, Draws]:
     """The generators that dropout draws from."""
     if device.type != "cuda":
-        return {"draws": Draws(torch.default_generator)}
+        return {"draws": Draws(torch.default_generator, ranks)}
     index = torch.cuda.current_device() if device.index is None else device.index
-    return {"draws": Draws(torch.default_generator), "cuda draws": Draws(torch.cuda.default_generators[index])}
+    cuda = torch.cuda.default_generators[index]
+    return {"draws": Draws(torch.default_generator, ranks), "cuda draws": Draws(cuda, ranks)}

@@ -15,6 +15,7 @@ from rich.console import Console
 from mmbench import registry
 from mmbench.backbone.config import preset
 from mmbench.bench import pick_device
+from mmbench.endings import classify
 from mmbench.environment import environment
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.profile_rows import Plan, Precision, ProfileRow, Setting, write_row
@@ -23,7 +24,6 @@ from mmbench.records import Environment
 from mmbench.report.profile import profile_table, write_profile
 from mmbench.report.profile_plots import write_plots
 from mmbench.report.text import for_terminal
-from mmbench.run import classify
 
 EVERY = "all"
 """In place of methods: all that train."""

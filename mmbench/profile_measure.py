@@ -26,8 +26,8 @@ from mmbench.meter import EnergyMeter, PeakMeter, optimizer_bytes, synchronize
 from mmbench.method import Method
 from mmbench.profile_rows import Counts, Measured, Plan, Setting
 from mmbench.records import PeakMemory
+from mmbench.steps import fitting_step, make_optimizer, out_of_memory
 from mmbench.strategy import Regimen
-from mmbench.train import fitting_step, make_optimizer, out_of_memory
 
 LR = 1e-4
 TRACED = 3

@@ -19,8 +19,8 @@ from mmbench.method import Method, Recipe
 from mmbench.profile_measure import LR, Measuring, free_memory, largest, random_batch
 from mmbench.profile_rows import Counts, Measured, Plan, Setting
 from mmbench.source import open_gates
+from mmbench.steps import make_optimizer
 from mmbench.strategy import Regimen
-from mmbench.train import make_optimizer
 
 COUNTED = 2
 """Samples of the counting passes."""

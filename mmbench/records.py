@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from mmbench.cards import Track
 from mmbench.files import RecordError, read_plain, write_atomic
 from mmbench.layout import MARKER_BYTES, RECORD_BYTES
+from mmbench.one_device import OneDevice
 from mmbench.strict_json import LARGEST_INTEGER, Plain
 
 SCHEMA = 2
@@ -70,8 +71,8 @@ class TrialFacts(Part):
     """Every difference from the suite's defaults, in words, for the table's footnotes."""
 
 
-class Environment(Part):
-    """Where it ran; costs are compared only within one device and thread count."""
+class Environment(Part, OneDevice):
+    """Where it ran; costs are compared only within one kind and number of devices and threads of each."""
 
     date: str
     python: str

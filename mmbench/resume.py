@@ -28,6 +28,7 @@ from mmbench import registry
 from mmbench.layout import EVENTS
 from mmbench.method import State
 from mmbench.plain import Tensors, pack, unpack
+from mmbench.ranks import ALONE, Ranks
 from mmbench.records import Environment
 
 PROGRESS = "progress.safetensors"
@@ -91,6 +92,8 @@ class Keeper:
     """Where an earlier run stood, until a training has taken it up."""
     events_bytes: int = 0
     """Length of the event log at that time."""
+    ranks: Ranks = ALONE
+    """All of them read; the first one writes, for all."""
     _parts: dict[str, Any] = field(default_factory=dict)
     _asked: bool = False
     _writing: bool = False
@@ -100,15 +103,22 @@ class Keeper:
 
     def open(self) -> str | None:
         """Read what an earlier run left; returns why it cannot be used and puts it aside in that case."""
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return None
-        try:
-            found = read_kept(self.path, self.keys, self.device)
-            self.place, self.tried = Place(**found["place"]), found["tried"]
-            self._parts, self.events_bytes = found["parts"], found["events_bytes"]
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        unusable = self._look(self.path) if self.path.exists() else None
+        if self.ranks.any(self.place is None)[0]:
+            self.place, self.tried, self._parts, self.events_bytes = None, [], {}, 0
+        if unusable and self.ranks.first:
             with contextlib.suppress(OSError):
                 self.path.replace(self.path.with_name(ASIDE))
+        return unusable
+
+    def _look(self, path: Path) -> str | None:
+        try:
+            found = read_kept(path, self.keys, self.device)
+            place, self.tried = Place(**found["place"]), found["tried"]
+            self._parts, self.events_bytes, self.place = found["parts"], found["events_bytes"], place
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             return str(error) if isinstance(error, UnusableError) else f"its progress is damaged: {error}"
         return None
 
@@ -127,15 +137,17 @@ class Keeper:
         return steps
 
     def offer(self, place: Callable[[], Place], parts: Mapping[str, Part]) -> None:
-        """Called between two steps: writes if it is time. Raises Interrupted if SIGTERM has come."""
+        """Called between two steps: writes if it is time. Raises Interrupted if SIGTERM has come, to any rank."""
         if self.path is None:
             return
         pause_seconds = max(EVERY_SECONDS, self._cost_seconds / WRITING_SHARE)
-        if self._asked or time.perf_counter() - self._last >= pause_seconds:
+        due = self.ranks.first and time.perf_counter() - self._last >= pause_seconds
+        asked, due = self.ranks.any(self._asked, due)
+        if asked or due:
             self._writing = True
             self._write(self.path, place(), parts)
             self._writing = False
-        if self._asked:
+        if asked:
             raise Interrupted
 
     def _write(self, path: Path, place: Place, parts: Mapping[str, Part]) -> None:
@@ -144,7 +156,8 @@ class Keeper:
         events = path.with_name(EVENTS)
         found = {"place": vars(place), "tried": self.tried, "parts": states}
         try:
-            save_kept({**found, "events_bytes": events.stat().st_size if events.exists() else 0}, self.keys, path)
+            if self.ranks.first:
+                save_kept({**found, "events_bytes": events.stat().st_size if events.exists() else 0}, self.keys, path)
         except (OSError, SafetensorError) as error:
             if not self._failed:
                 self.log(event="not-kept", message=f"cannot write {path.name}: {error}; the training goes on")

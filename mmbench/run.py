@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,20 +20,13 @@ from mmbench.bench import Bench, EventLog
 from mmbench.claims import claimed
 from mmbench.costs import CostInputs, StepCounts, collect_costs, count_step, fit_micro_batch
 from mmbench.desk import Desk
+from mmbench.endings import classify, is_outside
 from mmbench.environment import environment
-from mmbench.errors import (
-    ConfigError,
-    DivergedError,
-    DoesNotFitError,
-    FrozenSetError,
-    MMBenchError,
-    OverBudgetError,
-    RefusedError,
-    StoreError,
-)
+from mmbench.errors import RefusedError
 from mmbench.evaluate import Predictions, feeds_for, predict_cases, score_all
 from mmbench.feed import TrialData, seed_from
-from mmbench.files import no_room, remove_remains
+from mmbench.files import remove_remains
+from mmbench.launch import RankDiedError, run_ranks
 from mmbench.layout import EVENTS, PREDICTIONS, STATES, STDERR
 from mmbench.ledger import Ledger
 from mmbench.logs import bounded_stderr
@@ -42,6 +34,7 @@ from mmbench.meter import Clock, EnergyMeter, PeakMeter
 from mmbench.method import Method, Recipe
 from mmbench.outputs import check_own, save_predictions, save_states
 from mmbench.prepare import data_facts, reopen_data, with_frozen
+from mmbench.ranks import ALONE, Ranks
 from mmbench.records import (
     MARKER,
     RECORD,
@@ -57,18 +50,9 @@ from mmbench.records import (
 from mmbench.resume import PROGRESS, Interrupted, Keeper, discard, keys_of
 from mmbench.run_online import adapt_trial, check_base, check_trained
 from mmbench.strategy import Regimen
-from mmbench.train import SINGLE, Fitted, Job, fit, out_of_memory
+from mmbench.train import SINGLE, Fitted, Job, fit
 from mmbench.trials import Trial, read_trial
 from mmbench.tune import tune
-
-STATUSES: tuple[tuple[type[Exception], Status], ...] = (
-    (RefusedError, "refused"),
-    (ConfigError, "refused"),
-    (DoesNotFitError, "does-not-fit"),
-    (DivergedError, "diverged"),
-    (OverBudgetError, "over-budget"),
-)
-
 
 Echo = Callable[[dict[str, Any]], None]
 """Receives each row of the event log."""
@@ -80,19 +64,37 @@ def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> S
     Every failure becomes a record with a status; only an interruption leaves none, an online trial whose base has not
     run, which raises ConfigError, and what `is_outside` tells: a full disk, a store or a frozen test set that changed.
     """
-    trial = read_trial(folder)
-    registry.use_plugins(trial.plugins)
-    use_assets(trial.assets)
+    trial = _open(folder)
     with claimed(folder) as mine, sigterm_raises(Interrupted), bounded_stderr(folder / STDERR):
         if not mine or is_done(folder):
             return None
         remove_remains(folder, (RECORD, MARKER, PREDICTIONS, STATES, PROGRESS))
         check_base(trial, folder)
-        record = _run(trial, folder, device, echo)
+        record = _run(trial, folder, device, echo) if trial.devices == 1 else _run_shared(trial, folder, device)
         check_own(folder)
         save_record(record, folder)
         discard(folder)
         return record.status
+
+
+def run_rank(folder: Path, device: torch.device, ranks: Ranks) -> TrialRecord:
+    """One rank of a trial on several devices. The first one writes all but the record, which is returned."""
+    return _run(_open(folder), folder, device, None, ranks)
+
+
+def _open(folder: Path) -> Trial:
+    trial = read_trial(folder)
+    registry.use_plugins(trial.plugins)
+    use_assets(trial.assets)
+    return trial
+
+
+def _run_shared(trial: Trial, folder: Path, device: torch.device) -> TrialRecord:
+    try:
+        return run_ranks(folder, device, trial.devices)
+    except RankDiedError as error:
+        failure, where = Failure(kind="RankDied", message=str(error)), environment(device, trial.devices)
+        return TrialRecord(status="crashed", failure=failure, trial=facts(trial), environment=where)
 
 
 @contextlib.contextmanager
@@ -113,18 +115,20 @@ def sigterm_raises(error: type[BaseException]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None) -> TrialRecord:
-    known: dict[str, Any] = {"trial": facts(trial), "environment": environment(device)}
-    log = EventLog(folder / EVENTS, echo)
+def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None, ranks: Ranks = ALONE) -> TrialRecord:
+    known: dict[str, Any] = {"trial": facts(trial), "environment": environment(device, ranks.world)}
+    events = EventLog(folder / EVENTS, echo)
+    log: Callable[..., None] = events if ranks.first else lambda **row: None
     clock = Clock(device)
     keys = keys_of(trial.model_dump_json(), known["environment"])
-    keeper = Keeper(folder / PROGRESS, keys, device, log, {"clock": clock})
+    keeper = Keeper(folder / PROGRESS, keys, device, log, {"clock": clock}, ranks=ranks)
     unusable = keeper.open()
-    log.keep(keeper.events_bytes)
+    if ranks.first:
+        events.keep(keeper.events_bytes)
     log(event="started")
     if unusable:
         log(event="restarted", message=unusable)
-    bench = Bench(device, trial.budget, clock, log, keeper)
+    bench = Bench(device, trial.budget, clock, log, keeper, ranks)
     try:
         check_trained(trial, folder)
         desk = _set_up(trial, bench)
@@ -132,26 +136,11 @@ def _run(trial: Trial, folder: Path, device: torch.device, echo: Echo | None) ->
         known |= adapt_trial(desk, folder) if trial.method.online else _work(desk, folder)
         return TrialRecord(status="ok", **known)
     except Exception as error:
-        if is_outside(error):
+        if is_outside(error) or ranks.lost(error):
             raise
         status, failure = classify(error)
         log(event="failed", status=status, message=failure.message)
         return TrialRecord(status=status, failure=failure, **known)
-
-
-def is_outside(error: Exception) -> bool:
-    """Whether an error is no fault of the trial: once the cause is mended, the same command runs the trial again."""
-    return isinstance(error, (FrozenSetError, StoreError)) or no_room(error)
-
-
-def classify(error: Exception) -> tuple[Status, Failure]:
-    """The status an error stands for; whatever is not foreseen is a crash and keeps its traceback."""
-    status: Status = next((status for kind, status in STATUSES if isinstance(error, kind)), "crashed")
-    if status == "crashed" and out_of_memory(error):
-        status = "does-not-fit"
-    trace = "".join(traceback.format_exception(error))[-4000:] if status == "crashed" else None
-    message = str(error) if isinstance(error, MMBenchError) else f"{type(error).__name__}: {error}"
-    return status, Failure(kind=type(error).__name__, message=message[:2000], traceback=trace)
 
 
 def facts(trial: Trial) -> TrialFacts:
@@ -208,7 +197,9 @@ def _set_up(trial: Trial, bench: Bench) -> Desk:
         torch.cuda.set_per_process_memory_fraction(min(1.0, trial.budget.memory_cap_gib * 2**30 / total), index)
     data = with_frozen(reopen_data(trial.dataset, trial.store_folder), trial.frozen, trial.parsed_cases())
     method, meta = make_method(trial, trial.backbone_folder, data.multi_label, bench.device)
-    bench.keeper.meters["peaks"] = peaks = PeakMeter(bench.device)
+    if not bench.ranks.first:
+        torch.manual_seed(seed_from("torch", trial.seed, bench.ranks.rank))  # each drops out other units
+    bench.keeper.meters["peaks"] = peaks = PeakMeter(bench.device, bench.ranks)
     return Desk(trial, data, meta, method, bench, peaks)
 
 
@@ -239,9 +230,10 @@ def _work(desk: Desk, folder: Path) -> dict[str, Any]:
         scores = score_all(found, desk.data.multi_label)
     eval_memory = desk.peaks.read()
     with bench.clock.phase("log"):
-        check_own(folder)
-        save_predictions(found, folder)
-        save_states(fitted, folder)
+        if bench.ranks.first:
+            check_own(folder)
+            save_predictions(found, folder)
+            save_states(fitted, folder)
     desk.method.load(next(iter(fitted.states.values())))  # what predicted last may be a combination of states
     predicted = sum(len(entry.ids) for entry in found if isinstance(entry, Predictions))
     inputs = CostInputs(fitted, counts, train_memory, eval_memory, energy, predicted)
@@ -253,8 +245,9 @@ def _refuse_unserved(desk: Desk) -> None:
     if desk.data.multi_label and desk.trial.budget.optim.loss == "cross-entropy":
         raise RefusedError("budget.optim.loss: cross-entropy cannot serve data with several labels; use auto or bce")
     fusion, batch = desk.meta.config.fusion, desk.trial.budget
-    if fusion == "as-published" and batch.micro_batch not in (None, batch.batch_size):
-        raise RefusedError("fusion: as-published attends over the batch, so micro-batches would change the result")
+    if fusion == "as-published" and (batch.micro_batch not in (None, batch.batch_size) or batch.devices > 1):
+        why = "attends over the batch, so micro-batches and several devices would change the result"
+        raise RefusedError(f"fusion: as-published {why}; leave budget.micro_batch and budget.devices out")
 
 
 def _train(desk: Desk) -> tuple[Fitted, tuple[TuningTrial, ...], StepCounts | None, float | None, float | None]:
@@ -274,7 +267,7 @@ def _train(desk: Desk) -> tuple[Fitted, tuple[TuningTrial, ...], StepCounts | No
         job = replace(job, blind=trial.method.blind, source=_router_source(trial, bench))
     lr, tuning = tune(desk.method, desk.data, job, trial, bench)
     desk.peaks.reset()
-    bench.keeper.meters["energy"] = energy = EnergyMeter(bench.device)
+    bench.keeper.meters["energy"] = energy = EnergyMeter(bench.device, bench.ranks)
     fitted = fit(desk.method, desk.data, replace(job, lr=lr), bench)
     return fitted, tuning, counts, energy.read(), lr
 

@@ -5,7 +5,9 @@ A strategy is one class decorated with `mmbench.registry.strategy`; every hook h
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -52,6 +54,12 @@ class Regimen:
         """Forward passes per training sample beyond the first."""
         return self.method.card.needs.extra_forwards + sum(s.card.extra_forwards for s in self.strategies)
 
+    @property
+    def views(self) -> bool:
+        """Whether anything changes a training batch before its loss."""
+        own = any(type(strategy).view is not Strategy.view for strategy in self.strategies)
+        return own or type(self.method).view is not Method.view
+
     def view(self, batch: Batch, rng: torch.Generator) -> Batch:
         batch = self.method.view(batch, rng)
         for strategy in self.strategies:
@@ -63,6 +71,10 @@ class Regimen:
         for strategy in self.strategies:
             inner = _wrapped(strategy, self.method, inner)
         return inner(batch)
+
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        """For around the loss and the backward pass of a micro-batch; `last` of its step."""
+        return contextlib.nullcontext()
 
     def after_backward(self, step: int, steps: int) -> None:
         self.method.after_backward(step, steps)

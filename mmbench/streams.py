@@ -25,7 +25,7 @@ from mmbench.cases import Case
 from mmbench.data.batch import Batch
 from mmbench.errors import DivergedError, DoesNotFitError, RefusedError
 from mmbench.evaluate import Missed, Predictions, predict_cases, score_all
-from mmbench.feed import EvalFeed, TrialData, blank, join
+from mmbench.feed import EVERY, EvalFeed, TrialData, blank, join
 from mmbench.ledger import Ledger
 from mmbench.meter import synchronize
 from mmbench.method import Method
@@ -33,7 +33,8 @@ from mmbench.online import Online
 from mmbench.pipeline import SetDigest, Staged
 from mmbench.records import Score
 from mmbench.rng import StreamKey, permutation, stream
-from mmbench.train import SINGLE, Fitted, out_of_memory
+from mmbench.steps import out_of_memory
+from mmbench.train import SINGLE, Fitted
 
 HELD_BYTES = 2**30
 """Corrupted test sets up to this size, all cases together, stay in memory; larger ones are made anew per stream."""
@@ -137,8 +138,8 @@ class _KeptFeed(EvalFeed):
 
     kept: list[Batch] = field(default_factory=list)
 
-    def staged(self, digest: SetDigest | None = None) -> Iterator[Batch | Staged]:
-        for staged in super().staged(digest):
+    def staged(self, digest: SetDigest | None = None, turns: slice = EVERY) -> Iterator[Batch | Staged]:
+        for staged in super().staged(digest, turns):
             batch = staged.to("cpu")
             self.kept.append(batch)
             yield batch

@@ -56,7 +56,7 @@ def malformed(record: TrialRecord) -> str | None:
         return f"its budget is none: {explain(error)[:300]}"
     except (TypeError, AttributeError, MMBenchError) as error:
         return f"its contents cannot be read: {str(error)[:300]}"
-    if any(isinstance(value, str) != isinstance(budget[key], str) for key, value in record.trial.budget.items()):
+    if any(isinstance(value, str) != isinstance(budget.get(key), str) for key, value in record.trial.budget.items()):
         return "its budget holds text for numbers"
     if names and names != list(record.trial.cases):
         return "its cases are not those that it writes out"

@@ -116,9 +116,7 @@ def _why_not_listed(record: TrialRecord, listed: Mapping[Key, Sequence[Listed]])
 
 def _deciding(entry: Listed, trial: Trial, digests: Digests) -> list[str]:
     """Keys of the budget that matter to the trial; a row that does not train spends little of it."""
-    return [
-        *(trial.budget.model_dump() if entry.row.card.trains else trial_content(trial, entry.row, digests)["budget"])
-    ]
+    return [*(Budget.model_fields if entry.row.card.trains else trial_content(trial, entry.row, digests)["budget"])]
 
 
 def _differences(record: TrialRecord, trial: Trial, deciding: Sequence[str]) -> Iterator[str]:
@@ -163,7 +161,7 @@ def _id_findings(item: Submitted, trial: Trial, entry: Listed, digests: Digests)
     older = {**content, "budget": _within(content["budget"], mine)}
     if item.record.trial.id in (content_id(trial, content), content_id(trial, older)):
         return
-    if set(mine) != set(Budget.model_fields):
+    if set(mine) != set(Budget.model_validate(mine).model_dump()):
         yield Finding("note", "id", item.place, "made by another version of mmbench, so its id cannot be checked")
     elif trial.assets is not None:
         yield Finding("note", "id", item.place, "made with recordings that are not here, so its id cannot be checked")

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mmbench.ahead import ahead
 from mmbench.backbone.cavmae import CAVMAEFT
 from mmbench.bench import Bench
 from mmbench.cases import Case
-from mmbench.config import Blind, OptimConfig
+from mmbench.config import Blind
 from mmbench.data.batch import Batch
-from mmbench.errors import ConfigError, DoesNotFitError, RefusedError
+from mmbench.ddp import Portion, Split
+from mmbench.errors import ConfigError, RefusedError
 from mmbench.feed import Pending, TrainFeed, TrialData, seed_from
 from mmbench.ledger import Ledger
 from mmbench.loss_log import LossLog
@@ -29,6 +30,7 @@ from mmbench.plain import Draws, resumable
 from mmbench.prefix import PrefixFeed, batches_of
 from mmbench.resume import Part, Place
 from mmbench.router import KEY, Router, router_samples, train_router
+from mmbench.steps import fitting_step, lr_factor, make_optimizer
 from mmbench.strategy import Regimen, Strategy
 
 LOAD_AHEAD = 2
@@ -147,35 +149,36 @@ class Course:
             "losses": losses,
             "ledger": ledger,
         }
-        parts |= resumable(self.regimen, bench.device)
+        parts |= resumable(self.regimen, bench.device, bench.ranks)
         done = bench.keeper.resume(parts) if self.past else 0
         self.past = None
         order = list(feed.order(leg.samples, batch_size))[done:]
+        split = Split(self.regimen, bench.ranks)
         _train_mode(method, True)
         with bench.keeper.steps():
-            for step, (epoch, loaded) in enumerate(_loaded(feed, order, bench), done):
+            for step, (epoch, loaded) in enumerate(_loaded(feed, split.loads(order), bench), done):
                 bench.check_deadline()
                 with bench.clock.phase("data"):
-                    batch = self.regimen.view(loaded.to(bench.device), rng)
-                loss = self._step(batch, optimizer, schedule, (step, steps))
-                losses.add(epoch, loss, len(batch), last=step == steps - 1)
+                    part = split.part(loaded.to(bench.device), len(order[step - done][1]), rng)
+                loss = self._step(part, optimizer, schedule, (step, steps))
+                losses.add(epoch, loss, part.of, last=step == steps - 1)
                 with bench.clock.phase("log"):
                     bench.keeper.offer(partial(self._place, leg, step + 1), parts)
         optimizer.zero_grad(set_to_none=True)  # evaluation must not pay for the last gradients
         _train_mode(method, False)
 
     def _step(
-        self, batch: Batch, optimizer: torch.optim.Optimizer, schedule: LRScheduler, place: tuple[int, int]
+        self, part: Portion, optimizer: torch.optim.Optimizer, schedule: LRScheduler, place: tuple[int, int]
     ) -> Tensor:
         bench, ledger = self.bench, self.ledger
         with bench.clock.phase("train"), bench.compile_watch() as watch:
             began = time.perf_counter()
-            loss = fitting_step(self.regimen, batch, optimizer, bench, ledger, place)
+            loss = fitting_step(part.regimen, part.batch, optimizer, bench, ledger, place)
             schedule.step()
             if bench.device.type == "cuda":
                 torch.cuda.synchronize(bench.device)
-            ledger.times.add(time.perf_counter() - began, len(batch), watch.seen)
-        ledger.samples += round(len(batch) * (1 + self.regimen.extra_forwards))
+            ledger.times.add(time.perf_counter() - began, part.of, watch.seen)
+        ledger.samples += round(part.of * (1 + self.regimen.extra_forwards))
         ledger.optimizer_bytes = max(ledger.optimizer_bytes, optimizer_bytes(optimizer))
         return loss
 
@@ -228,73 +231,3 @@ def _train_mode(method: Method, on: bool) -> None:
 def _count_steps(samples: int, train_size: int, batch_size: int) -> int:
     epochs, rest = divmod(samples, train_size)
     return epochs * math.ceil(train_size / batch_size) + math.ceil(rest / batch_size)
-
-
-def fitting_step(
-    regimen: Regimen,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    bench: Bench,
-    ledger: Ledger,
-    place: tuple[int, int],
-) -> Tensor:
-    """One optimiser step; halves the micro-batch when the device is out of memory, never the effective batch."""
-    while True:
-        try:
-            return _step(regimen, batch, optimizer, bench, ledger.micro_batch, place)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            if ledger.micro_batch <= 1:
-                raise DoesNotFitError(f"one sample does not fit: {str(error).splitlines()[0][:200]}") from None
-        optimizer.zero_grad(set_to_none=True)
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
-        ledger.micro_batch = max(1, ledger.micro_batch // 2)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on the GPU or on the host."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def _step(
-    regimen: Regimen,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    bench: Bench,
-    micro_batch: int,
-    place: tuple[int, int],
-) -> Tensor:
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=bench.device)
-    for start in range(0, len(batch), micro_batch):
-        part = batch if micro_batch >= len(batch) else batch.select(range(start, min(start + micro_batch, len(batch))))
-        with bench.autocast():
-            loss = regimen.loss(part).total * (len(part) / len(batch))
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    regimen.after_backward(*place)
-    if bench.budget.optim.clip_norm is not None:
-        nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], bench.budget.optim.clip_norm)
-    optimizer.step()
-    regimen.method.after_step(*place)
-    return total
-
-
-def make_optimizer(groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
-    """The suite's optimiser over a method's groups; biases and norms decay like the rest, for every method alike."""
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, momentum=config.betas[0], weight_decay=config.weight_decay, fused=True)
-    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
-
-
-def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
-    """Linear warm-up over the first share of the steps, then constant or half a cosine down to zero."""
-    warmup = round(config.warmup_share * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if config.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

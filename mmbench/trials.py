@@ -22,6 +22,7 @@ from mmbench.files import read_plain
 from mmbench.layout import RECORD_BYTES, SPEC
 from mmbench.method_options import resolve_options
 from mmbench.records import TRIAL_ID
+from mmbench.row_checks import check_blind, check_shared, checked
 from mmbench.suite_file import explain
 
 PROTOCOL = 1
@@ -81,6 +82,11 @@ class Trial(Config):
     def title(self) -> str:
         return f"{self.method.title}+{self.regime}" if self.regime else self.method.title
 
+    @property
+    def devices(self) -> int:
+        """That it uses; an online adapter meets its stream in order, and so on one."""
+        return 1 if self.method.online else self.budget.devices
+
 
 @dataclass(frozen=True)
 class Row:
@@ -111,41 +117,14 @@ def rows(suite: Suite) -> tuple[Row, ...]:
             if backbone.path is None:
                 preset(backbone.name)
             for method in suite.methods:
-                card = _checked(method)
+                card = checked(method)
                 regimes = (method.regimes or suite.regimes) if card.trains else (None,)
-                _check_blind(method, regimes)
+                check_blind(method, regimes)
+                check_shared(method, card, suite.budget.devices)
                 seeds = suite.seeds if card.trains or method.online else suite.seeds[:1]
                 found += [Row(method, card, r, dataset, backbone, s) for r in regimes for s in seeds]
     suite_cases(suite)
     return _with_bases(found)
-
-
-def _checked(method: MethodSpec) -> MethodCard:
-    """The method's card; raises ConfigError or UnknownNameError for what the registries do not hold."""
-    for kind, found in (("a training strategy", registry.strategies()), ("an online adapter", registry.onlines())):
-        if method.name in found.names():
-            raise ConfigError(f"'{method.name}' is {kind}; combine it with a method: lora-qv+mixed+{method.name}")
-    card = registry.methods().card(method.name)
-    resolve_options(card, method.options)
-    for part in method.strategies:
-        resolve_options(registry.strategies().card(part.name), part.options)
-    if method.strategies and not card.trains:
-        raise ConfigError(f"{method.title}: {method.name} does not train, so a training strategy has nothing to act on")
-    if method.regimes and not card.trains:
-        raise ConfigError(f"{method.title}: {method.name} does not train, so it has no regime; leave it away")
-    if method.online:
-        resolve_options(registry.onlines().card(method.online.name), method.online.options)
-    return card
-
-
-def _check_blind(method: MethodSpec, regimes: Sequence[Regime | None]) -> None:
-    """Raises ConfigError where the row has no case-wise states to answer blindly with."""
-    if method.blind == "auto":
-        return
-    if "casewise" not in regimes:
-        raise ConfigError(f"{method.title}: blind: {method.blind} is for case-wise states; add the regime casewise")
-    if method.online:
-        raise ConfigError(f"{method.title}: an online adapter needs one state; leave blind: {method.blind} away")
 
 
 def _with_bases(found: Sequence[Row]) -> tuple[Row, ...]:

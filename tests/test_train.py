@@ -35,8 +35,9 @@ from mmbench.data.batch import Batch
 from mmbench.errors import DivergedError, DoesNotFitError, OverBudgetError
 from mmbench.feed import TrainFeed
 from mmbench.method import Loss, Method, Phase, State
+from mmbench.steps import fitting_step, lr_factor, make_optimizer
 from mmbench.strategy import Regimen
-from mmbench.train import SINGLE, Fitted, Ledger, fit, fitting_step, lr_factor, make_optimizer, shares
+from mmbench.train import SINGLE, Fitted, Ledger, fit, shares
 
 
 @pytest.mark.parametrize("total", [0, 1, 7, 20, 997])

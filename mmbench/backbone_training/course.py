@@ -24,7 +24,8 @@ from mmbench.backbone_training.views import Staged, ViewFeed
 from mmbench.errors import CheckpointError, DivergedError, DoesNotFitError
 from mmbench.files import WriteError, make_folder, remove_remains, write_atomic
 from mmbench.resume import PROGRESS, read_kept, save_kept
-from mmbench.train import LOAD_AHEAD, make_optimizer, out_of_memory
+from mmbench.steps import make_optimizer, out_of_memory
+from mmbench.train import LOAD_AHEAD
 
 EPOCHS = "epochs.jsonl"
 

@@ -96,12 +96,12 @@ def measures(device_kind: str) -> tuple[Measure, ...]:
 
 
 def efficiency_tables(board: Board, dataset: str, backbone: str) -> tuple[Table, ...]:
-    """Costs by device, threads and trials at a time, most trials first; usually one table."""
+    """Costs by kind and number of devices, threads and trials at a time, most trials first; usually one table."""
     selection = select(board.records, dataset, backbone)
-    devices: dict[tuple[str, int, int | None], list[TrialRecord]] = {}
+    devices: dict[tuple[str, int, int, int | None], list[TrialRecord]] = {}
     for record in selection.records:
         where = record.environment
-        devices.setdefault((where.device, where.threads, where.workers), []).append(record)
+        devices.setdefault((where.device, where.devices, where.threads, where.workers), []).append(record)
     parts = sorted(devices.values(), key=lambda records: (-len(records), device_words(records[0])))
     return tuple(_device_table(selection, replace(selection, records=tuple(part)), len(parts) > 1) for part in parts)
 
@@ -117,7 +117,8 @@ def _device_table(whole: Selection, part: Selection, several: bool) -> Table:
     names = {whole.dataset, *(r.data.name for r in part.records if r.data is not None)}
     reported = reported_efficiency(names, columns)
     quoted = (OTHER_PROTOCOL, EPOCH_CAVEAT) if reported else ()
-    place = (device.device, f"{device.threads}t", f"{device.workers or 1}w") if several else ()
+    many = (f"{device.devices}d",) if device.devices > 1 else ()
+    place = (device.device, *many, f"{device.threads}t", f"{device.workers or 1}w") if several else ()
     return Table(
         title=f"Cost on {whole.dataset}, {whole.backbone}: {device_words(part.records[0])}",
         slug=slug(whole.dataset, whole.backbone, "efficiency", *place),

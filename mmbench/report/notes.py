@@ -65,6 +65,7 @@ def budget_words(budget: Mapping[str, Any]) -> str:
         _number(budget, "tuning_trials", "tuning trial" + ("s" if budget.get("tuning_trials") != 1 else "")),
         _number(budget, "memory_cap_gib", "GiB memory cap"),
         _number(budget, "wall_clock_minutes", "minutes wall clock"),
+        _number(budget, "devices", "devices a trial"),
         str(budget.get("precision") or ""),
         "activation checkpointing" if budget.get("checkpointing") else "",
         "blocks compiled" if budget.get("compile") else "",
@@ -88,8 +89,9 @@ def device_words(record: TrialRecord) -> str:
     """Device, threads and company: the only place within which costs compare."""
     environment = record.environment
     threads = f"{environment.threads} thread{'s' if environment.threads != 1 else ''}"
+    several = f"{environment.devices} devices a trial, each " if environment.devices > 1 else ""
     beside = f", {environment.workers} trials at a time" if (environment.workers or 1) > 1 else ""
-    return f"{plain(environment.device)} ({environment.device_kind}, {threads}{beside})"
+    return f"{plain(environment.device)} ({environment.device_kind}, {several}{threads}{beside})"
 
 
 def _commit(record: TrialRecord) -> str:

@@ -23,12 +23,13 @@ from mmbench.backbone.config import preset
 from mmbench.bench import Bench
 from mmbench.config import Budget
 from mmbench.corruption import Stage, load_corruption
+from mmbench.ledger import Ledger
 from mmbench.meter import Clock
 from mmbench.method import Recipe
 from mmbench.profile_measure import random_batch
 from mmbench.rng import StreamKey
+from mmbench.steps import fitting_step, make_optimizer
 from mmbench.strategy import Regimen
-from mmbench.train import Ledger, fitting_step, make_optimizer
 
 BATCH, SMALL_BATCH = 64, 1  # samples; the small one where nothing is measured
 STEP_BATCH = {"cavmae-tiny": 16, "cavmae-base": 4}

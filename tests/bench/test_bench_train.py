@@ -11,12 +11,13 @@ from mmbench.backbone.cavmae import CAVMAEFT
 from mmbench.backbone.config import preset
 from mmbench.bench import Bench
 from mmbench.config import Budget
+from mmbench.ledger import Ledger
 from mmbench.meter import Clock
 from mmbench.method import Method, Recipe
 from mmbench.profiling import random_batch
 from mmbench.source import open_gates
+from mmbench.steps import fitting_step, make_optimizer
 from mmbench.strategy import Regimen
-from mmbench.train import Ledger, fitting_step, make_optimizer
 
 BATCH = 16
 CPU = torch.device("cpu")
