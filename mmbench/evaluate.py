@@ -95,7 +95,10 @@ def _predict_case(states: _Switcher, feed: EvalFeed, tracks: Sequence[Track], be
     ids, digest, ranks = feed.ids(), SetDigest(), bench.ranks
     place = {id: row for row, id in enumerate(ids)}
     rows: list[int] = []
-    labels, logits = [states.no_labels()], {track: [states.no_logits()] for track in tracks}
+    none = states.no_logits()
+    # A rank without a batch has none of the right shape: multi-hot float32 labels, or int64 ones.
+    labels = [none if feed.data.multi_label else torch.zeros(0, dtype=torch.int64)]
+    logits = {track: [none] for track in tracks}
     for staged in feed.staged(digest, ranks.turns):
         batch = staged.to(bench.device)
         assert batch.label is not None  # stored sets are labelled
@@ -158,10 +161,6 @@ class _Switcher:
     def no_logits(self) -> Tensor:
         """(0, C): those of no sample."""
         return torch.zeros(0, self._method.net.config.n_classes)
-
-    def no_labels(self) -> Tensor:
-        """(0, C) float32 with several labels a sample, else (0,) int64."""
-        return self.no_logits() if self._method.recipe.multi_label else torch.zeros(0, dtype=torch.int64)
 
     def knows(self, case: Case, track: Track) -> bool:
         return SINGLE in self._states or track == "blind" or case.name in self._states

@@ -76,6 +76,7 @@ def _surroundings(world: int) -> Iterator[None]:
     """Environment of the ranks: loopback alone, and threads that share the machine unless they are set."""
     usual = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     usual["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // world))
+    usual["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # else DDP doubts in every log that tensors can go without a gradient
     added = {name: value for name, value in usual.items() if name not in os.environ}
     os.environ.update(added)
     try:

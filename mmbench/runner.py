@@ -77,7 +77,7 @@ def run_command(request: RunRequest, quiet: bool, as_json: bool) -> Any:
     from mmbench.remote import url_of
     from mmbench.sweep import SweepOptions, run_suite
 
-    choice = Choice(request.executor, request.executor_options, request.device)
+    choice = Choice(request.executor, request.executor_options, request.device, suite.budget.devices)
     here = request.device if choice.name == "local" else None  # a login node need not have what the trials run on
     out = request.out or Path("runs") / suite.name
     url = url_of(out)
@@ -123,7 +123,8 @@ def _cost_words(suite: Suite, trained: int) -> str:
     tuning = budget.tuning_trials * budget.tuning_share if budget.tuning_trials > 1 else 0.0
     each = f"{budget.samples} samples" if budget.samples else f"{budget.epochs:g} epochs"
     search = f", plus {tuning:.2g} times that for tuning" if tuning else ""
-    return f"cost: {trained} trained trials x {each}{search}; batch {budget.batch_size}, {budget.precision}"
+    several = f", {budget.devices} devices a trial" if budget.devices > 1 else ""
+    return f"cost: {trained} trained trials x {each}{search}; batch {budget.batch_size}, {budget.precision}{several}"
 
 
 def prepare_command(suite_path: Path, overrides: tuple[str, ...], quiet: bool) -> None:

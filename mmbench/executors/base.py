@@ -38,8 +38,19 @@ class Share:
     """What each trial gets of the machine it runs on."""
 
     device: str
-    """cpu or cuda; with cuda, one GPU."""
+    """cpu or cuda."""
     threads: int
+    """Of each of its devices."""
+    devices: int = 1
+    """GPUs, or processes on CPUs."""
+
+    @property
+    def gpus(self) -> int:
+        return self.devices if self.device == "cuda" else 0
+
+    @property
+    def cores(self) -> int:
+        return self.devices * self.threads
 
 
 class Executor(Protocol):

@@ -23,6 +23,8 @@ class Choice:
     """KEY=VALUE options of the executor."""
     device: str | None = None
     """What the trials of a cluster run on, cpu or cuda; None for cpu."""
+    devices: int = 1
+    """Of each trial."""
 
     def __post_init__(self) -> None:
         if self.name not in EXECUTORS:
@@ -36,10 +38,10 @@ def make_executor(choice: Choice, workers: int | None, device: torch.device, out
     if choice.name == "local":
         from mmbench.executors.local import LocalExecutor, local_slots
 
-        return LocalExecutor(local_slots(device.type, workers, _gpus(device), _cores()))
+        return LocalExecutor(local_slots(device.type, workers, _gpus(device), _cores(), choice.devices))
     if workers is not None:
         raise ConfigError(f"--workers belongs to executor local; {choice.name} runs as many trials as it has room for")
-    share = Share((choice.device or "cpu").partition(":")[0], 1)
+    share = Share((choice.device or "cpu").partition(":")[0], 1, choice.devices)
     if choice.name == "slurm":
         from mmbench.executors.slurm import SlurmExecutor
 

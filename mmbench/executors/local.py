@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbench.environment import WORKERS
+from mmbench.errors import ConfigError
 from mmbench.executors.base import ENTRY, GRACE_SECONDS, Finished, tail
 from mmbench.executors.workers import Template, Worker, end, execute
 from mmbench.layout import STDERR
@@ -24,7 +25,9 @@ class Slot:
     device: str
     """cpu or cuda."""
     gpu: str | None
+    """As CUDA_VISIBLE_DEVICES names it, or several of them."""
     threads: int
+    """Of each of its devices."""
 
 
 class LocalExecutor:
@@ -83,10 +86,18 @@ class LocalExecutor:
         self._templates.clear()
 
 
-def local_slots(device: str, workers: int | None, gpus: tuple[str, ...], cores: int) -> tuple[Slot, ...]:
-    """One slot a GPU; on CPUs up to four slots that share the cores evenly."""
+def local_slots(
+    device: str, workers: int | None, gpus: tuple[str, ...], cores: int, devices: int = 1
+) -> tuple[Slot, ...]:
+    """One slot for every `devices` GPUs; on CPUs, where a process is a device, up to four that share the cores evenly.
+
+    Raises ConfigError where a trial needs more GPUs than there are.
+    """
     if device == "cuda":
-        count = workers or len(gpus)
-        return tuple(Slot("cuda", gpus[i % len(gpus)], max(1, cores // count)) for i in range(count))
-    count = workers or min(cores, 4)
-    return tuple(Slot("cpu", None, max(1, cores // count)) for _ in range(count))
+        if devices > len(gpus):
+            raise ConfigError(f"budget.devices asks for {devices} GPUs a trial, and there are {len(gpus)}; lower it")
+        count = workers or len(gpus) // devices
+        mine = [[gpus[(i * devices + j) % len(gpus)] for j in range(devices)] for i in range(count)]
+        return tuple(Slot("cuda", ",".join(each), max(1, cores // (count * devices))) for each in mine)
+    count = workers or max(1, min(cores, 4) // devices)
+    return tuple(Slot("cpu", None, max(1, cores // (count * devices))) for _ in range(count))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,15 @@ class RayExecutor:
         options = parse_options(words, OPTIONS, "ray")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a benchmark reports to nobody
         self._ray = _connected(str(options.get("address", "local")))
-        self._share = Share(share.device, int(options.get("cpus", share.threads)))
+        self._share = replace(share, threads=int(options.get("cpus", share.threads)))
         self._check_nodes()
-        self._task = self._ray.remote(
-            num_cpus=self._share.threads, num_gpus=1 if share.device == "cuda" else 0, max_retries=0
-        )(run_there)
+        self._task = self._ray.remote(num_cpus=self._share.cores, num_gpus=self._share.gpus, max_retries=0)(run_there)
         self._variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         self._running: dict[Any, Path] = {}
 
     def _check_nodes(self) -> None:
         """Raises ConfigError where Ray would wait for ever."""
-        wanted = {"CPU": float(self._share.threads), **({"GPU": 1.0} if self._share.device == "cuda" else {})}
+        wanted = {"CPU": float(self._share.cores), **({"GPU": float(self._share.gpus)} if self._share.gpus else {})}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(name, 0.0) >= need for name, need in wanted.items()) for node in nodes):
             words = " and ".join(f"{need:g} {name}" for name, need in wanted.items())

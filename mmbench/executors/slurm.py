@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class SlurmExecutor:
 
     def __init__(self, logs: Path, share: Share, words: tuple[str, ...], settle_seconds: float = SETTLE_SECONDS):
         options = parse_options(words, OPTIONS, "slurm")
-        self._share = Share(share.device, int(options.get("cpus", share.threads)))
+        self._share = replace(share, threads=int(options.get("cpus", share.threads)))
         self._poll_seconds = float(options.get("poll_seconds", 10))
         self._settle_seconds = settle_seconds
         self._parallel = int(options.setdefault("max_parallel", 256))
@@ -139,13 +140,13 @@ def _submitit_executor(logs: Path, share: Share, options: dict[str, str | int]) 
     executor = submitit.SlurmExecutor(folder=logs)
     parameters: dict[str, Any] = {
         "job_name": "mmbench",
-        "cpus_per_task": share.threads,
+        "cpus_per_task": share.cores,
         "time": int(options.get("time_minutes", 24 * 60)),
         "array_parallelism": int(options["max_parallel"]),
         "stderr_to_stdout": True,
     }
-    if share.device == "cuda":
-        parameters["gpus_per_node"] = 1
+    if share.gpus:
+        parameters["gpus_per_node"] = share.gpus
     if "mem_gb" in options:
         parameters["mem"] = f"{options['mem_gb']}GB"
     named = ("partition", "account", "qos", "constraint", "exclude", "nodelist")
