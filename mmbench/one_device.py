@@ -13,7 +13,7 @@ class OneDevice(BaseModel):
     It is left out of what is written where it is 1, since the key is younger than the first trial ids and records.
     """
 
-    devices: int = Field(default=1, gt=0)
+    devices: int = Field(default=1, ge=1, le=4096)
     """Of each trial: every one computes its share of a step and of the tests."""
 
     @model_serializer(mode="wrap")

@@ -25,7 +25,6 @@ Status = Literal["ok", "refused", "does-not-fit", "diverged", "over-budget", "cr
 FAILED: tuple[Status, ...] = ("does-not-fit", "diverged", "over-budget", "crashed")
 """What counts as a failure: all but a result and a refusal, which was foreseen."""
 
-
 Whole = Annotated[int, Field(gt=-LARGEST_INTEGER, lt=LARGEST_INTEGER)]
 
 
