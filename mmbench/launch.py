@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).with_name("rank_process.py")
 LOST_PEER, OUTSIDE, INTERRUPTED = 69, 74, 130
 """Exit codes of a rank: another one has gone; what no trial can help (its cause is left in words); asked to stop."""
 NAMED = ("crashed", "does-not-fit")
-"""Failures of one rank; the others say the same of the trial on all ranks."""
+"""Failures that may be those of one rank; any other all ranks come to together."""
 SAME_SECONDS = 2.0
 """What torchrun ends itself, once a rank has failed, ends later than this."""
 
@@ -91,7 +91,7 @@ def _settle(failures: dict[int, ProcessFailure], left: Path, world: int) -> Tria
     records = sorted(left.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     if records:
         record = load_record(records[0])
-        if record.failure is None or record.status not in NAMED:
+        if record.failure is None or record.status not in NAMED:  # the first rank was done before another one failed
             return record
         named = f"rank {records[0].stem} of {world}: {record.failure.message}"
         return record.model_copy(update={"failure": record.failure.model_copy(update={"message": named})})

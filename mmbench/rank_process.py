@@ -1,7 +1,7 @@
 """One rank of a trial, as torchrun starts it: `rank_process.py FOLDER DEVICE LEFT PARENT`.
 
-The first rank leaves the record in the folder LEFT, and so does one that fails. All of them end once the process that
-started them, PARENT, has gone.
+The first rank leaves the record in the folder LEFT, and so does one that fails alone. All of them end once the process
+that started them, PARENT, has gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import distributed as dist
 
 from mmbench.endings import is_outside
 from mmbench.files import write_atomic
-from mmbench.launch import INTERRUPTED, LOST_PEER, OUTSIDE
+from mmbench.launch import INTERRUPTED, LOST_PEER, NAMED, OUTSIDE
 from mmbench.ranks import Ranks
 from mmbench.resume import Interrupted
 from mmbench.run import run_rank, sigterm_raises
@@ -30,7 +30,7 @@ WATCH_SECONDS = 0.5
 
 
 def main(folder: str, kind: str, left: str, parent: str) -> int:
-    """Exit code; 0 once the whole trial has been run."""
+    """Exit code; 0 once all ranks have run the trial to the same end."""
     threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     device = torch.device(kind, ranks.rank) if kind == "cuda" else torch.device(kind)
@@ -49,9 +49,10 @@ def main(folder: str, kind: str, left: str, parent: str) -> int:
             print(f"rank {ranks.rank}: another rank has gone: {str(error)[:200]}", file=sys.stderr)
             return LOST_PEER
         raise
-    if ranks.first or record.status != "ok":
+    own = record.status in NAMED
+    if ranks.first or own:
         write_atomic(place.with_suffix(".json"), record.model_dump_json().encode())
-    return 0 if record.status == "ok" else 1
+    return 1 if own else 0
 
 
 def _join(device: torch.device) -> None:
