@@ -2,7 +2,7 @@
 
     python scripts/backbone_tiny.py runs/backbone-tiny --seeds 0,1,2
 
-Writes OUT/results.csv and prints it as a table. Stopped, the same command goes on. Five minutes of one core a seed.
+Writes OUT/results.csv and prints it as a table. Stopped, the same command goes on. Four minutes of one core a seed.
 """
 
 from __future__ import annotations
