@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-from report_records import CASES, board, failed, of, record
+from typing import Any
 
+import pytest
+from report_records import BUDGET, CASES, board, data, failed, of, record
+
+from mmbench.records import TrialFacts, TrialRecord
 from mmbench.report.ranking import ranking, ranking_table
 from mmbench.report.stats import critical_difference
 from mmbench.report.text import as_text
+
+
+def trial_with(entry: TrialRecord, **changes: Any) -> TrialFacts:
+    return entry.trial.model_copy(update=changes)
 
 
 def rows(order: str, dataset: str = "synthetic-av") -> list:  # type: ignore[type-arg]
@@ -35,9 +42,41 @@ def test_ranks_are_means_over_the_cases_of_every_data_set() -> None:
 def test_a_row_with_a_gap_is_left_out_and_named() -> None:
     records = [*rows("abcd"), *rows("abc", "cifar10-av"), failed("e", "crashed", "boom")]
     found = ranking(board(records), "blind")
-    assert found is not None and len(found.names) == 3 and found.left_out == ("d clean",)
+    assert found is not None and len(found.names) == 3 and found.left_out == ("d clean", "e clean")
     table = ranking_table(board(records), "blind")
-    assert table is not None and any("left out: d clean" in note for note in table.notes)
+    assert table is not None and any("left out: d clean, e clean" in note for note in table.notes)
+
+
+def test_a_table_over_data_sets_says_how_each_was_made() -> None:
+    other = [r.model_copy(update={"data": data(name="CIFAR")}) for r in rows("bac", "cifar10-av")]
+    long = [r.model_copy(update={"trial": trial_with(r, budget={**BUDGET, "epochs": 50.0})}) for r in other]
+    online = record("a+tent", 9, trial_online="tent", trial_suite="another")
+    table = ranking_table(board([*rows("abc"), *long, online]), "blind")
+    assert table is not None and table.provenance is not None
+    assert any(n.startswith("cifar10-av, cavmae-tiny: Budget of every method: 50 epochs") for n in table.notes)
+    assert any(n.startswith("synthetic-av, cavmae-tiny: Budget of every method: 5 epochs") for n in table.notes)
+    assert any(n.startswith("cifar10-av, cavmae-tiny: Data: CIFAR") for n in table.notes)
+    assert sum("mean ± standard deviation" in n for n in table.notes) == 1  # one sentence for what both share
+    assert "another" not in " ".join(table.notes)
+    made = table.provenance
+    assert (made.seeds, made.dataset, made.backbone) == ((0, 1), "cifar10-av, synthetic-av", "cavmae-tiny")
+    assert made.budget.startswith("50 epochs") and "; 5 epochs" in made.budget
+
+
+def test_one_name_for_two_sets_of_options_is_left_out_and_named() -> None:
+    other = [r.model_copy(update={"trial": trial_with(r, options={"rank": 64})}) for r in rows("d", "cifar10-av")]
+    found = ranking_table(board([*rows("abcd"), *rows("abc", "cifar10-av"), *other]), "blind")
+    assert found is not None and [row.name for row in found.rows] == ["a", "b", "c"]
+    assert any(n.endswith("under one name on another data set, left out: d clean.") for n in found.notes)
+    assert not any(n.startswith("Without a score") for n in found.notes)
+
+
+def test_a_data_set_without_a_whole_row_is_named() -> None:
+    gaps = [record(name, i, trial_dataset="cifar10-av") for i, name in enumerate("abc")]
+    table = ranking_table(board([*rows("abc"), *gaps]), "blind")
+    assert table is not None and "4 blocks" in table.notes[0]
+    assert "No row has every score there, left out: cifar10-av, cavmae-tiny." in table.notes
+    assert not any(n.startswith("Without a score") for n in table.notes)
 
 
 def test_two_rows_or_one_block_have_no_ranking() -> None:

@@ -206,7 +206,7 @@ def _digests(record: TrialRecord) -> dict[tuple[int, str, int], str]:
     return {(seed, score.case, score.severity): str(score.digest) for score in scores}
 
 
-def _content(record: TrialRecord) -> str:
+def content_of(record: TrialRecord) -> str:
     """What a row's title stands for."""
     trial = record.trial
     parts: dict[str, Any] = {"strategies": trial.strategies, "online": trial.online, "streams": _streams(record)}
@@ -226,7 +226,7 @@ def _same_rows(records: list[TrialRecord], problems: list[str]) -> list[TrialRec
     for record in records:
         rows.setdefault((record.trial.title, record.trial.regime), []).append(record)
     for row in rows.values():
-        row = _narrow(row, "method or option", _content, problems)
+        row = _narrow(row, "method or option", content_of, problems)
         kept.extend(_one_a_seed(row, problems))
     return kept
 

@@ -31,6 +31,17 @@ def how_made(records: Sequence[TrialRecord]) -> tuple[str, ...]:
     return tuple(note for note in (*facts, *_warnings(records)) if note)
 
 
+def how_each_made(places: Mapping[str, Sequence[TrialRecord]]) -> tuple[str, ...]:
+    """`how_made` of the records of several places: once what holds for all, the rest with its place before it."""
+    made = {place: how_made(records) for place, records in places.items()}
+    shared = set.intersection(*map(set, made.values()))
+    return tuple(
+        dict.fromkeys(
+            note if note in shared else f"{plain(place)}: {note}" for place, notes in made.items() for note in notes
+        )
+    )
+
+
 def provenance_of(records: Sequence[TrialRecord]) -> Provenance | None:
     """Suite, seeds, budget, machine, code and days of these records; None without one."""
     if not records:
@@ -40,9 +51,9 @@ def provenance_of(records: Sequence[TrialRecord]) -> Provenance | None:
     return Provenance(
         suites=_each(r.trial.suite for r in records),
         seeds=tuple(sorted({r.trial.seed for r in records})),
-        budget=budget_words(trained[0].trial.budget),
-        dataset=plain(records[0].trial.dataset),
-        backbone=plain(records[0].trial.backbone),
+        budget="; ".join(_each(budget_words(r.trial.budget) for r in trained)),
+        dataset=", ".join(_each(r.trial.dataset for r in records)),
+        backbone=", ".join(_each(r.trial.backbone for r in records)),
         devices=_each(device_words(r) for r in records),
         first_day=days[0],
         last_day=days[-1],

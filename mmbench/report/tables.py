@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.files import write_atomic
-from mmbench.report.aggregate import Board, accuracy_table, regime_word
+from mmbench.report.aggregate import Board, accuracy_table
 from mmbench.report.blocks import By
 from mmbench.report.calibration import calibration_tables
 from mmbench.report.comparable import FALLBACKS, select
@@ -19,7 +18,6 @@ from mmbench.report.knowledge import knowledge_tables
 from mmbench.report.latex import as_latex
 from mmbench.report.machine import as_csv, as_json, as_parquet
 from mmbench.report.model import Table
-from mmbench.report.notes import facts_of, provenance_of
 from mmbench.report.online import online_tables
 from mmbench.report.published import reported_tables
 from mmbench.report.ranking import ranking_table
@@ -65,17 +63,7 @@ def ranking_tables(board: Board) -> tuple[Table, ...]:
     """Mean ranks over all data sets and cases, one table a track; none with too few rows or cases."""
     scored = {track for group in board.groups for track in select(board.records, *group).tracks}
     found = (ranking_table(board, track) for track in FALLBACKS if track in scored)
-    made = provenance_of(board.records)
-    facts = {(r.trial.title, regime_word(r)): facts_of(r.trial) for r in board.records if r.trial.online is None}
-    return tuple(
-        replace(
-            table,
-            rows=tuple(replace(row, facts=facts.get((row.name, row.regime), row.facts)) for row in table.rows),
-            provenance=made,
-        )
-        for table in found
-        if table is not None
-    )
+    return tuple(table for table in found if table is not None)
 
 
 def render(table: Table, fmt: str) -> str:
