@@ -77,6 +77,25 @@ def test_without_predictions_the_seeds_alone_tell_the_variance() -> None:
     assert "Cannot be told" in shown(single)
 
 
+def test_rows_without_a_seed_in_common_are_said_to_have_none() -> None:
+    records = [record("a", s, of(60 + s, 60, 60, 60)) for s in range(3)]
+    (found,) = compare(board([*records, *(record("b", s, of(50 + s, 60, 60, 60)) for s in (3, 4, 5))]), "a", "b")
+    assert (found.seeds, found.winner, found.overall.p) == ((), None, None)
+    text = " ".join(shown(found).split())
+    assert "they have no seed in common" in text and "one seed" not in text
+    assert "seeds none in common" in text
+
+
+def test_a_score_missing_in_a_seed_that_is_not_compared_changes_nothing() -> None:
+    gap = {**of(62, 60, 60, 60), "complete": None}
+    records = [record("a", s, gap if s == 2 else of(60 + s, 60, 60, 60)) for s in range(3)]
+    records += [record("b", s, of(60 + s, 60, 61, 60)) for s in (0, 1)]
+    (found,) = compare(board(records), "a", "b")
+    (whole,) = compare(board([r for r in records if r.trial.seed < 2]), "a", "b")
+    assert found.winner is None and found.overall == whole.overall
+    assert json.loads(as_json([found]))[0]["winner"] is None
+
+
 _TWO = {"a": (80.0, 60.0, 50.0, 40.0), "b": (81.0, 50.0, 40.0, 30.0)}
 
 

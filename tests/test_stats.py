@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from mmbench.report.outcome_files import SampleList
+from mmbench.report.standing import Grid, ranks
 from mmbench.report.stats import (
     SeedVariance,
     bootstrap_means,
@@ -190,16 +192,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, spread: float
 
 
 def ranked(rows: np.ndarray) -> list[int | None]:
-    means = rows.mean(axis=2)
-    spread = moderated(SeedVariance(means.var(axis=1, ddof=1), np.full(len(rows), rows.shape[1] - 1.0)))
-
-    def of(places: object) -> SeedVariance:
-        return SeedVariance(spread.variance[places], spread.freedom[places])
-
-    def worse(head: int, others: object) -> list[float]:
-        return list(crossed(rows[head] - rows[others], of([head]) + of(others)).p())  # type: ignore[index]
-
-    return rank_groups(list(means.mean(axis=1)), worse)  # type: ignore[arg-type]
+    _, seeds, samples = rows.shape
+    alike = SampleList(tuple(map(str, range(samples))), np.zeros(samples, np.int64))
+    return ranks([Grid(tuple(range(seeds)), False, alike, row[None].astype(np.float32)) for row in rows])
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ class Comparison:
     holds: Holds
     """Whose variance the intervals hold."""
     seeds: tuple[int, ...]
+    """Used of both rows; none where they have none in common."""
     samples: int | None
     costs: tuple[CostRatio, ...]
     notes: tuple[str, ...]
@@ -78,7 +79,7 @@ class Comparison:
     @property
     def winner(self) -> str | None:
         """The row that is significantly better on the whole; None if neither is."""
-        if self.overall.p is None or self.overall.p >= ALPHA:
+        if self.overall.p is None or not self.overall.p < ALPHA:
             return None
         return self.first if self.overall.value > 0 else self.second
 
@@ -164,7 +165,7 @@ def _compare(board: Board, selection: Selection, names: tuple[Name, Name], track
         ahead=None if paired is None else _ahead(paired[0]),
         iqm=(_middle(one), _middle(other)),
         holds="" if paired is None else replace(one, values=paired).holds,
-        seeds=other.seeds if one.fixed else one.seeds,
+        seeds=_used(one, other),
         samples=None if paired is None or paired.shape[2] == 1 else paired.shape[2],
         costs=cost_ratios(*groups),
         notes=_notes(board, groups, [case for i, case in enumerate(every) if i not in kept]),
@@ -181,6 +182,13 @@ def _shared_seeds(one: Grid, other: Grid) -> tuple[Grid, Grid]:
         for grid in (one, other)
     )
     return left, right
+
+
+def _used(one: Grid, other: Grid) -> tuple[int, ...]:
+    """The seeds that tell something about both."""
+    if one.fixed:
+        return other.seeds
+    return one.seeds if other.fixed or one.seeds == other.seeds else ()
 
 
 def _track(
@@ -221,9 +229,8 @@ def _at(grid: Grid, cases: Sequence[int]) -> Grid:
 
 def _spread(rows: Mapping[Name, Grid], names: tuple[Name, Name]) -> SeedVariance:
     """Variance over seeds of the difference of two rows."""
-    known = {name: grid for name, grid in rows.items() if name in names or not np.isnan(grid.values).any()}
-    found = spreads(list(known.values()))
-    places = [list(known).index(name) for name in names]
+    found = spreads(list(rows.values()))
+    places = [list(rows).index(name) for name in names]
     one, other = (SeedVariance(found.variance[i : i + 1], found.freedom[i : i + 1]) for i in places)
     return one + other
 

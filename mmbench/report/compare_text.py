@@ -14,13 +14,14 @@ from rich.text import Text
 from mmbench.report.compare import Comparison, Difference, Middle
 from mmbench.report.cost_ratios import CostRatio
 from mmbench.report.model import NOT_MEASURED, plain
+from mmbench.report.standing import PAIRED
 from mmbench.report.stats import ALPHA
 
 _HOLDS = {
     "seeds and samples": "seeds and samples",
     "samples": "samples alone, as each has one seed",
     "seeds": "seeds alone",
-    "": "nothing: one seed and no samples",
+    "": "nothing",
 }
 
 
@@ -46,12 +47,12 @@ def for_terminal(found: Comparison) -> Group:
     if found.costs:
         parts.append(Text(f"Cost of the first as a multiple of the second: {_costs(found.costs)}."))
     samples = f", {found.samples} samples" if found.samples else ""
-    paired = "seed and sample" if found.samples else "seed"
+    paired = PAIRED if found.samples else "seeds of two rows count as independent"
     used = f"Used: seeds {', '.join(map(str, found.seeds)) or 'none in common'}{samples}."
     reading = (
         f"A: {first}. B: {second}. Points are of {'accuracy' if found.metric == 'accuracy' else 'mAP'} in percent. "
         f"Intervals (95 %) hold the variance of {_HOLDS[found.holds]}; that over seeds is moderated by all rows of "
-        f"the table. Differences are paired by {paired}. p of the cases: after Holm."
+        f"the table. Differences: {paired}. p of the cases: after Holm."
     )
     parts.append(Text("\n" + "\n".join((used, reading, *map(plain, found.notes))), style="dim"))
     return Group(*parts)
@@ -62,7 +63,8 @@ def _verdict(found: Comparison) -> str:
     by = f"{abs(100 * overall.value):.1f} points on the mean over cases"
     if overall.p is None or overall.low is None or overall.high is None:
         ahead = found.first if overall.value > 0 else found.second
-        return f"Cannot be told: {plain(ahead)} is ahead by {by}, but one seed without samples has no variance."
+        why = "one seed without samples has no variance" if found.seeds else "they have no seed in common"
+        return f"Cannot be told: {plain(ahead)} is ahead by {by}, but {why}."
     sure = f"95 % CI of A - B {100 * overall.low:+.1f} to {100 * overall.high:+.1f}, {p_words(overall.p)}"
     ahead_words = "" if found.ahead is None else f"; A is ahead in {found.ahead:.0%} of bootstrap draws"
     if found.winner is None:

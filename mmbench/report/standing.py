@@ -23,6 +23,8 @@ from mmbench.report.stats import SeedVariance, crossed, moderated, rank_groups
 Name = tuple[str, str]
 """(title, regime) of a row."""
 Interval = tuple[float, float]
+PAIRED = "paired by sample; seeds of two rows count as independent"
+"""A paired test over three seeds has two degrees of freedom and tells no row from another under Holm."""
 Holds = Literal["seeds and samples", "samples", "seeds", ""]
 
 
@@ -117,7 +119,7 @@ def _sampled(
 
 
 def difference(one: Grid, other: Grid) -> npt.NDArray[np.float32] | None:
-    """(C, R, S) one minus the other, paired by seed and sample id; (C, R, 1) where their samples are not the same.
+    """(C, R, S) one minus the other in the same seed and sample; (C, R, 1) where their samples are not the same.
 
     None without a seed in common, or if neither seeds nor samples are left to tell a variance.
     """
@@ -164,7 +166,7 @@ def standings(
         found[name] = Standing(intervals[-2], grid.holds, None, intervals)
         if name in competing and not np.isnan(grid.mean).any():
             ranked[name] = replace(grid, values=grid.mean[None])  # a thousand rows could not all keep their cases
-    for name, rank in zip(ranked, _ranks(list(ranked.values())), strict=True):
+    for name, rank in zip(ranked, ranks(list(ranked.values())), strict=True):
         found[name] = replace(found[name], rank=rank)
     return found
 
@@ -195,7 +197,7 @@ def _intervals(grid: Grid, weights: npt.NDArray[np.float32]) -> tuple[Interval |
     return tuple((float(a), float(b)) if ok else None for a, b, ok in zip(low, high, fine, strict=True))
 
 
-def _ranks(rows: Sequence[Grid]) -> list[int | None]:
+def ranks(rows: Sequence[Grid]) -> list[int | None]:
     """Of rows with one mean (1, R, S) each, by tests whose variance over seeds is moderated by all of them."""
     spread = spreads(rows)
     of = {i: SeedVariance(spread.variance[i], spread.freedom[i]) for i in range(len(rows))}
@@ -208,8 +210,12 @@ def _ranks(rows: Sequence[Grid]) -> list[int | None]:
 
 
 def spreads(rows: Sequence[Grid]) -> SeedVariance:
-    """(rows,) moderated variance over seeds of each grid's first quantity; 0 of rows in which nothing is random."""
+    """(rows,) moderated variance over seeds of each grid's first quantity, by the seeds that have a score.
+
+    It is 0 of rows in which nothing is random.
+    """
     means = [row.values[0].mean(axis=1, dtype=np.float64) for row in rows]  # (R,) each
+    means = [found[np.isfinite(found)] for found in means]
     several = [i for i, found in enumerate(means) if len(found) > 1]
     own = SeedVariance(
         np.array([means[i].var(ddof=1) for i in several]), np.array([len(means[i]) - 1.0 for i in several])
@@ -282,7 +288,7 @@ def standing_notes(found: Mapping[Name, Standing]) -> tuple[str, ...]:
     notes = [f"CI: 95 % interval of the mean, holding the variance of {usual}{alone}{others}."]
     if any(standing.rank is not None for standing in found.values()):
         notes.append(
-            "Rank: rows share one unless its best row has a significantly higher mean (paired by seed and sample, "
-            "Holm over all pairs of rows, 5 %); bold means are of rank 1. Order within a rank says nothing."
+            f"Rank: rows share one unless its best row has a significantly higher mean ({PAIRED}, Holm over all pairs "
+            "of rows, 5 %); bold means are of rank 1. Order within a rank says nothing."
         )
     return tuple(notes)
