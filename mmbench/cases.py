@@ -26,6 +26,10 @@ CASE_KEYS = ("name", "audio", "vision", "missing")
 MISSING_KEYS = ("which", "rate", "audio_share", "audio_fill", "vision_fill")
 HALVES: Mapping[Modality, str] = MappingProxyType({"audio": "-sound", "vision": "-sight"})
 """How the two corruptions of a pair are registered, after the name of the pair."""
+RESERVED = frozenset(("mean", "worst", "ci_low", "ci_high", "rank")) | frozenset(
+    ("method", "regime", "registered", "family", "strategies", "online", "source")
+)
+"""What tables call their other columns, and what rows are filtered by: no case can have such a name."""
 RANGE = re.compile(r"([0-9]{1,3})-([0-9]{1,3})")
 
 
@@ -140,12 +144,19 @@ def case_data(case: Case) -> dict[str, Any]:
 
 
 def parse_cases(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Case, ...]:
-    """Cases in order, sets and ranges expanded, repeats dropped; raises ConfigError if a name stands for two cases."""
+    """Cases in order, sets and ranges expanded, repeats dropped.
+
+    Raises ConfigError if a name stands for two cases, or for something else in tables.
+    """
     found: dict[str, Case] = {}
     for entry in entries:
         for case in map(parse_case, _expanded(entry) if isinstance(entry, str) else (entry,)):
             if found.setdefault(case.name, case) != case:
                 raise ConfigError(f"case '{case.name}' is given twice, with different contents; rename one of them")
+            if case.name in RESERVED:
+                raise ConfigError(f"case '{case.name}': tables have a column of this name; rename the case")
+            if case.name == "complete" and not case.is_complete:
+                raise ConfigError("case 'complete' is the undamaged one everywhere; rename this one")
     return tuple(found.values())
 
 

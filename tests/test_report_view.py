@@ -12,15 +12,16 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_records import failed, field, of, record, save
+from report_records import CASES, accuracy, efficiency, failed, field, of, record, save
 from typer.testing import CliRunner
 
+from mmbench.cases import RESERVED, parse_cases
 from mmbench.cli import app
 from mmbench.errors import ConfigError
 from mmbench.report.aggregate import Board
 from mmbench.report.model import Cell, Column, Facts, Row, Table
 from mmbench.report.tables import all_tables
-from mmbench.report.view import View, split_names
+from mmbench.report.view import TEXTS, View, split_names
 from mmbench.report.where import Kind, Value, parse
 
 KINDS: dict[str, Kind] = {
@@ -190,6 +191,36 @@ def test_an_unknown_column_is_answered_with_those_there_are() -> None:
     for view in (View(columns=("men",)), View(sort="-men")):
         with pytest.raises(ConfigError, match=r"no column.* 'men'; there are: .*mean, worst"):
             view.apply((table(),))
+
+
+def test_a_label_of_two_columns_is_answered_with_their_keys() -> None:
+    columns = (Column("speed", "training", "samples/s"), Column("flop", "training", "GFLOP"), Column("x", "flop"))
+    two = Table("T", "t", columns, (Row("a", "mixed", (Cell(1.0, n=1), Cell(2.0, n=1), Cell(3.0, n=1))),))
+    for view in (View(columns=("training",)), View(sort="-training"), View(where="not training > 1")):
+        with pytest.raises(
+            ConfigError, match=r"'training' is the label of several columns of t; name one: speed, flop"
+        ):
+            view.apply((two,))
+    # What is one column's key and another's label is the key, in every place.
+    (shown,) = View(columns=("flop",), where="flop == 2", sort="flop").apply((two,))
+    assert [(c.key, cell.mean) for c, cell in zip(shown.columns, shown.rows[0].cells, strict=True)] == [("flop", 2.0)]
+
+
+def test_no_two_columns_of_a_cost_table_share_a_label() -> None:
+    for cost in efficiency(field(1)):
+        labels = [column.label for column in cost.columns]
+        assert len(set(labels)) == len(labels)
+
+
+def test_no_case_can_be_called_what_other_columns_are_called() -> None:
+    others = {column.key for column in accuracy(field()).columns} - set(CASES)
+    assert others | set(TEXTS) == RESERVED
+    for name in RESERVED:
+        with pytest.raises(ConfigError, match=f"case '{name}': tables have a column of this name"):
+            parse_cases([{"name": name, "audio": "seed/audio-alone"}])
+    with pytest.raises(ConfigError, match="case 'complete' is the undamaged one"):
+        parse_cases([{"name": "complete", "missing": {"which": "audio"}}])
+    assert [case.name for case in parse_cases([{"name": "complete"}])] == ["complete"]
 
 
 def test_tables_without_the_wanted_column_are_left_out() -> None:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from mmbench.errors import ConfigError
 from mmbench.report.model import Column, Row, Table
-from mmbench.report.where import Kind, Test, Value, parse
+from mmbench.report.where import Kind, Test, Value, names_in, parse
 
 TEXTS: dict[str, Kind] = {
     "method": "text",
@@ -41,7 +41,8 @@ class View:
     def apply(self, tables: Sequence[Table]) -> tuple[Table, ...]:
         """The chosen tables, without those that have none of the wanted columns or no row that passes the filter.
 
-        Raises ConfigError for a table or column that none has, and for a filter that cannot be read.
+        Raises ConfigError for a table or column that none has, for a label that two columns of a table have, and for a
+        filter that cannot be read.
         """
         chosen = self._chosen(tables)
         columns = [column for table in chosen for column in table.columns]
@@ -49,6 +50,8 @@ class View:
             _check("column", name, (), columns)
         if self.sort:
             _check("column to sort by", self.sort.removeprefix("-"), tuple(TEXTS), columns)
+        for name in (*self.columns, self.sort.removeprefix("-"), *names_in(self.where)):
+            _refuse_ambiguous(name, chosen)
         numbers: dict[str, Kind] = dict.fromkeys((name for c in columns for name in _names(c)), "number")
         test = parse(self.where, {**numbers, **TEXTS}) if self.where else None
         shown = (_columns(self._rows(table, test), self.columns) for table in chosen)
@@ -96,18 +99,33 @@ def _check(kind: str, name: str, others: Sequence[str], columns: Sequence[Column
         raise ConfigError(f"no {kind} '{name}'; there are: {', '.join(known)}")
 
 
+def _refuse_ambiguous(name: str, tables: Sequence[Table]) -> None:
+    for table in tables:
+        keys = [column.key for column in table.columns if column.label == name]
+        if len(keys) > 1 and name not in (*TEXTS, *(column.key for column in table.columns)):
+            raise ConfigError(f"'{name}' is the label of several columns of {table.slug}; name one: {', '.join(keys)}")
+
+
+def _places(table: Table) -> dict[str, int]:
+    """Where the column of each name stands; a key counts before a label, and the first of equal ones."""
+    places: dict[str, int] = {}
+    for names in ([column.key for column in table.columns], [column.label for column in table.columns]):
+        for i, name in enumerate(names):
+            places.setdefault(name, i)
+    return places
+
+
 def _columns(table: Table, keys: Sequence[str]) -> Table:
     if not keys:
         return table
-    places = {name: i for i, column in reversed([*enumerate(table.columns)]) for name in _names(column)}
+    places = _places(table)
     kept = list(dict.fromkeys(places[key] for key in keys if key in places))
     rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in table.rows)
     return replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
 
 
 def _values(row: Row, table: Table) -> dict[str, Value]:
-    pairs = zip(table.columns, row.cells, strict=True)
-    means = {name: cell.mean for column, cell in pairs for name in reversed(_names(column))}
+    means = {name: row.cells[i].mean for name, i in _places(table).items()}
     facts = row.facts
     texts: dict[str, Value] = {
         "method": row.name,

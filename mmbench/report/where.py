@@ -69,6 +69,11 @@ def parse(source: str, kinds: Mapping[str, Kind]) -> Test:
     return found
 
 
+def names_in(source: str) -> tuple[str, ...]:
+    """The names that an expression holds; raises ConfigError where it cannot be read."""
+    return tuple(token.text for token in _tokens(source) if token.kind == "name")
+
+
 def _tokens(source: str) -> list[_Token]:
     tokens: list[_Token] = []
     at = 0
