@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from report_records import accuracy, board, cell, failed, field, of, record, row
+from report_records import accuracy, board, cell, efficiency, environment, failed, field, of, record, row, scores
 
 from mmbench.records import TrialRecord
 from mmbench.report.comparable import select
+from mmbench.report.knowledge import knowledge_tables
 from mmbench.report.model import NOT_MEASURED
+from mmbench.report.outcome_plots import chosen_rows
 from mmbench.report.ranking import ranking
 
 
@@ -69,3 +71,46 @@ def test_a_frozen_row_is_the_trial_that_finished() -> None:
     lost = failed("source", "crashed", "boom", 0, trial_regime="none")
     table = accuracy([*field(1)[1:], lost, record("source", 3, of(9, 9, 9, 9), trial_regime="none")])
     assert cell(table, "source", "mean", NOT_MEASURED).mean == 9.0
+
+
+def with_gap(seeds: int = 3) -> list[TrialRecord]:
+    """Row a is whole; row b lacks the score of a case in its later seeds, and looks best in the first."""
+    gap = {**of(50, 60, 60, 60), "noise-to-both": None}
+    whole = [record("a", s, of(60, 60, 60, 60)) for s in range(seeds)]
+    return [*whole, *(record("b", s, of(99, 99, 99, 99) if s == 0 else gap) for s in range(seeds))]
+
+
+def test_a_mean_of_some_seeds_neither_wins_nor_stands_first_in_any_table() -> None:
+    tables = (accuracy(with_gap()), *efficiency(with_gap()))
+    assert len(tables) == 2
+    for table in tables:
+        assert [r.name for r in table.rows] == ["a", "b"], table.title
+        assert [r.complete for r in table.rows] == [True, False]
+        assert "1/3 seeds have every score" in row(table, "b").notes
+        assert not any(c.best for c in row(table, "b").cells)
+
+
+def test_a_gap_of_some_seeds_is_no_finding_on_what_knowledge_is_worth() -> None:
+    def told(title: str, seed: int, gain: float, lost: bool) -> TrialRecord:
+        values = of(50, 50, 50, 50)
+        more = {case: None if lost else (value or 0) + gain for case, value in values.items()}
+        return record(title, seed, scores=scores(values, "blind") + scores(more, "informed"))
+
+    records = [told("a", s, 0.1, False) for s in range(3)] + [told("b", s, 0.3, s > 0) for s in range(3)]
+    (table,) = knowledge_tables(board(records), "synthetic-av", "cavmae-tiny")
+    assert [(r.name, r.complete) for r in table.rows] == [("a", True), ("b", False)]
+
+
+def test_costs_of_one_machine_stand_in_one_table_however_it_was_started() -> None:
+    records = [record("a", environment=environment(workers=None)), record("b", environment=environment(workers=1))]
+    (table,) = efficiency([*records, record("c")])
+    assert {r.name for r in table.rows} == {"a", "b", "c"}
+    other = record("d", environment=environment(workers=2))
+    assert len({t.slug for t in efficiency([*records, other])}) == 2
+
+
+def test_the_worst_row_that_is_drawn_is_the_worst_of_the_whole_ones() -> None:
+    records = [record(m, s, of(b, b, b, b)) for m, b in (("a", 80), ("b", 70), ("c", 20)) for s in range(3)]
+    table = accuracy([*records, *(record("partial", s, of(90, 90, 90, 90)) for s in (0, 1))])
+    assert [r.name for r in table.rows][-1] == "partial"
+    assert [r.name for r in chosen_rows(table)] == ["a", "c"]

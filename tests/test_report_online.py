@@ -121,6 +121,32 @@ def test_the_unadapted_state_stands_beside_its_adapters() -> None:
     assert cell(settings, "lora-qv+tent", "unadapted", "mixed").mean == pytest.approx(65.0)
 
 
+def over_rank(rank: int, seed: int, plain: float) -> TrialRecord:
+    said = (f"rank = {rank}", "tent: lr = 0.1")
+    found = adapted(seed, plain=plain, trial_options={"rank": rank}, trial_deviations=said)
+    facts = found.trial.model_copy(update={"title": f"r{rank}+tent", "id": f"r{rank}-{seed}"})
+    return found.model_copy(update={"trial": facts})
+
+
+def test_two_bases_of_one_method_are_two_rows() -> None:
+    records = [over_rank(4, seed, 0.5) for seed in (0, 1)] + [over_rank(64, seed, 0.9) for seed in (0, 1, 2)]
+    _, cases = tables(*records)
+    small, large = (f"lora-qv, rank = {rank} (unadapted)" for rank in (4, 64))
+    assert cell(cases, small, "mean", "mixed").mean == pytest.approx(50.0)
+    assert cell(cases, large, "mean", "mixed").mean == pytest.approx(90.0)
+    assert cell(cases, large, "mean", "mixed").n == 3
+    assert (row(cases, small, "mixed").complete, row(cases, large, "mixed").complete) == (False, True)
+    assert row(cases, small, "mixed").notes == ("2/3 seeds (1 not run)", "rank = 4")
+
+
+def test_two_adapters_share_the_row_of_their_base() -> None:
+    other = adapted(0, trial_deviations=("eata: lr = 1",), trial_online="eata")
+    facts = other.trial.model_copy(update={"title": "lora-qv+eata"})
+    _, cases = tables(adapted(0), other.model_copy(update={"trial": facts}))
+    assert cell(cases, "lora-qv (unadapted)", "mean", "mixed").n == 1
+    assert [r.name for r in cases.rows if "unadapted" in r.name] == ["lora-qv (unadapted)"]
+
+
 def test_a_row_over_the_frozen_model_wants_every_seed() -> None:
     both = [adapted(seed, trial_regime="none") for seed in (0, 1)]
     settings, _ = tables(*both)

@@ -166,13 +166,12 @@ def _accuracy_row(
         return None
     cells = [_block_cell([entry.of(block) for entry in scored], block) for block in blocks]
     cells += [cell_of((over_cases(tuple(e.values.values()), worst) for e in scored), 100) for worst in (False, True)]
-    wanted = seeds_wanted(group, selection.seeds)
     skipped = [block.second or selection.idle.issuperset(block.cases) for block in blocks] + [False, False]
-    complete = all(cell.n == wanted for cell, skip in zip(cells, skipped, strict=True) if not skip)
-    row = row_of(group, tuple(cells), selection.seeds)
+    needed = [cell for cell, skip in zip(cells, skipped, strict=True) if not skip]
+    row = row_of(group, tuple(cells), selection.seeds, needed)
     used = {entry.track for entry in scored} - {track}
     daggers = ((NO_CASE,) if "blind" in used else ()) + ((ONLY_AVAILABILITY,) if "avail" in used else ())
-    return replace(row, notes=daggers + row.notes, complete=complete)
+    return replace(row, notes=daggers + row.notes)
 
 
 def _block_cell(by_seed: Sequence[Mapping[str, CaseValue]], block: Block) -> Cell:
@@ -190,18 +189,25 @@ def seeds_wanted(group: Sequence[TrialRecord], seeds: Sequence[int]) -> int:
     return 1 if is_fixed(group[0]) else len(seeds)
 
 
-def row_of(group: Sequence[TrialRecord], cells: tuple[Cell, ...], seeds: Sequence[int], where: str = "") -> Row:
-    """A row of finished trials, with what a reader must know of the seeds that are not in it."""
+def row_of(
+    group: Sequence[TrialRecord], cells: tuple[Cell, ...], seeds: Sequence[int], needed: Sequence[Cell], where: str = ""
+) -> Row:
+    """A row of finished trials, with what a reader must know of the seeds that are not in it.
+
+    It is complete if every seed has a value in each of the `needed` cells, those that rows compete by.
+    """
     finished = sum(record.status == "ok" for record in group)
     notes = tuple(dict.fromkeys(text for record in group for text in record.trial.deviations))
-    wanted = seeds_wanted(group, seeds)
+    wanted, scored = seeds_wanted(group, seeds), min(cell.n for cell in needed)
     if finished < wanted:
         failures = Counter(_status_words(record.status) for record in group if record.status != "ok")
         missing = wanted - len(group)
         reasons = [f"{count} {word}" for word, count in failures.items()]
         reasons += [f"{missing} not run{where}"] if missing else []
         notes = (f"{finished}/{wanted} seeds ({', '.join(reasons)})", *notes, *_messages(group))
-    return _named_row(group, cells, notes, finished == wanted)
+    elif scored < wanted:
+        notes = (f"{scored}/{wanted} seeds have every score", *notes)
+    return _named_row(group, cells, notes, scored == wanted)
 
 
 def failed_row(group: Sequence[TrialRecord], width: int) -> Row:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mmbench.records import TrialRecord
-from mmbench.report.aggregate import Board, failed_row, row_of, seeds_wanted, slug
+from mmbench.report.aggregate import Board, failed_row, row_of, slug
 from mmbench.report.blocks import over_corruptions
 from mmbench.report.case_scores import case_values, floats
 from mmbench.report.comparable import Selection, select
@@ -61,8 +61,8 @@ def _row(group: tuple[TrialRecord, ...], selection: Selection, protocol: Protoco
     cells = (*percent, *(cell_of(column) for column in list(zip(*nats, strict=True))[:2]))
     used = {found[1] for found in (*ece, *nll) if found} - {track}
     daggers = ((NO_CASE,) if "blind" in used else ()) + ((ONLY_AVAILABILITY,) if "avail" in used else ())
-    row = row_of(group, cells, selection.seeds)
-    return replace(row, notes=daggers + row.notes, complete=cells[1].n == seeds_wanted(group, selection.seeds))
+    row = row_of(group, cells, selection.seeds, cells[1:2])
+    return replace(row, notes=daggers + row.notes)
 
 
 def _figures(values: Mapping[str, float | None], protocol: Protocol) -> tuple[float | None, float | None, float | None]:
@@ -104,7 +104,7 @@ def _online_row(group: tuple[TrialRecord, ...], selection: Selection, stream: st
         cell_of(s.mean("", "none") for s in nll),
         cell_of(s.mean(stream, "before") for s in nll),
     )
-    return row_of(group, cells, selection.seeds)
+    return row_of(group, cells, selection.seeds, cells[1:2])
 
 
 def _table(

@@ -85,7 +85,7 @@ def measures(device_kind: str) -> tuple[Measure, ...]:
         Measure(Column("epoch_seconds", "epoch", "s", better="lower"), lambda r, c: c.epoch_seconds),
         Measure(Column("epoch_ratio", "epoch vs full", "x", 2, "lower"), lambda r, c: c.epoch_seconds, ratio=True),
         Measure(
-            Column("samples_per_second", "training", "samples/s", better="higher"), lambda r, c: samples_per_second(r)
+            Column("samples_per_second", "speed", "samples/s", better="higher"), lambda r, c: samples_per_second(r)
         ),
         Measure(
             Column("train_gflop", "training", "GFLOP/sample", better="lower"),
@@ -98,10 +98,9 @@ def measures(device_kind: str) -> tuple[Measure, ...]:
 def efficiency_tables(board: Board, dataset: str, backbone: str) -> tuple[Table, ...]:
     """Costs by kind and number of devices, threads and trials at a time, most trials first; usually one table."""
     selection = select(board.records, dataset, backbone)
-    devices: dict[tuple[str, int, int, int | None], list[TrialRecord]] = {}
+    devices: dict[str, list[TrialRecord]] = {}
     for record in selection.records:
-        where = record.environment
-        devices.setdefault((where.device, where.devices, where.threads, where.workers), []).append(record)
+        devices.setdefault(device_words(record), []).append(record)
     parts = sorted(devices.values(), key=lambda records: (-len(records), device_words(records[0])))
     return tuple(_device_table(selection, replace(selection, records=tuple(part)), len(parts) > 1) for part in parts)
 
@@ -162,7 +161,7 @@ def _row(group: tuple[TrialRecord, ...], references: _References, whole: Selecti
         return failed_row(group, len(ms) + 1)
     cells = tuple(_cell(m, finished, references.trials[group[0].trial.regime]) for m in ms)
     accuracy = cell_of((mean_score(record, whole.tracks[0], whole.metric) for record in finished), 100)
-    row = row_of(group, (*cells, accuracy), whole.seeds, " on this device")
+    row = row_of(group, (*cells, accuracy), whole.seeds, (accuracy,), " on this device")
     marked = any(map(_reads_frozen, finished)) and not references.all_frozen
     return replace(row, notes=(FROZEN, *row.notes)) if marked else row
 

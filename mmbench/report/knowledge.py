@@ -60,7 +60,7 @@ def _row(group: tuple[TrialRecord, ...], selection: Selection, tracks: Sequence[
         cell_of(_differences(means[told[0]], means[told[-1]]), 100),
         cell_of(_differences(worst[told[0]], worst[told[-1]]), 100),
     )
-    return row_of(group, cells, selection.seeds)
+    return row_of(group, cells, selection.seeds, cells[len(tracks) :])
 
 
 def _is_told(selection: Selection, track: Track) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -11,8 +13,8 @@ from mmbench.records import TrialFacts, TrialRecord
 from mmbench.report.aggregate import METRIC_LABELS, Board, failed_row, row_of, slug, sort_rows
 from mmbench.report.blocks import Block, By, blocks_of, reading
 from mmbench.report.comparable import FALLBACKS, Selection, select
-from mmbench.report.model import NOT_MEASURED, Cell, Column, Facts, Row, Table, cell_of, mark_best
-from mmbench.report.notes import facts_of, how_made, provenance_of
+from mmbench.report.model import Cell, Column, Row, Table, cell_of, mark_best
+from mmbench.report.notes import how_made, provenance_of
 from mmbench.report.second import second_metric, second_notes, with_second
 
 READING = (
@@ -142,7 +144,7 @@ def _settings_table(selection: Selection, streams: tuple[str, ...], track: Track
             cell_of((s.largest_drop(streams) for s in finished), 100),
             *_cost_cells([s.record for s in finished]),
         )
-        return row_of(group, cells, selection.seeds)
+        return row_of(group, cells, selection.seeds, cells[1:2])
 
     return _table(selection, ("settings", track), columns, tuple(row(group) for group in selection.rows()), 1)
 
@@ -171,7 +173,8 @@ def _cases_table(selection: Selection, stream: str, track: Track, by: By) -> Tab
         finished = [Streams(r, selection.metric) for r in group if r.status == "ok"]
         if not finished:
             return failed_row(group, len(columns))
-        return row_of(group, _stream_cells(finished, blocks, stream, "before"), selection.seeds)
+        cells = _stream_cells(finished, blocks, stream, "before")
+        return row_of(group, cells, selection.seeds, cells[-2:])
 
     rows = tuple(row(group) for group in selection.rows()) + _unadapted(selection, blocks)
     table = _table(selection, (stream, track), columns, rows, len(blocks))
@@ -190,25 +193,33 @@ def _stream_cells(found: Sequence[Streams], blocks: Sequence[Block], stream: str
 
 def _unadapted(selection: Selection, blocks: Sequence[Block]) -> tuple[Row, ...]:
     """The trained states without an adapter, one row each, from the records of the adapters over them."""
-    bases: dict[tuple[str, str], dict[int, Streams]] = {}
+    bases: dict[str, dict[int, TrialRecord]] = {}
     for record in selection.records:
         if record.status == "ok" and record.online is not None:
-            title = "+".join((record.trial.method, *record.trial.strategies))
-            known = bases.setdefault((title, record.trial.regime), {})
-            known.setdefault(record.trial.seed, Streams(record, selection.metric))
+            trial = _base_facts(record.trial)
+            content = json.dumps([trial.title, trial.regime, trial.options, trial.deviations], sort_keys=True)
+            bases.setdefault(content, {}).setdefault(trial.seed, record.model_copy(update={"trial": trial}))
+    groups = [tuple(by_seed.values()) for by_seed in bases.values()]
+    titles = Counter((group[0].trial.title, group[0].trial.regime) for group in groups)
     return tuple(
-        Row(
-            f"{title} (unadapted)",
-            NOT_MEASURED if regime == "none" else regime,
-            _stream_cells(tuple(by_seed.values()), blocks, "", "none"),
-            facts=_base_facts(next(iter(by_seed.values())).record.trial),
-        )
-        for (title, regime), by_seed in bases.items()
+        _unadapted_row(group, selection, blocks, titles[group[0].trial.title, group[0].trial.regime] > 1)
+        for group in groups
     )
 
 
-def _base_facts(trial: TrialFacts) -> Facts:
-    return replace(facts_of(trial), online="")
+def _unadapted_row(group: tuple[TrialRecord, ...], selection: Selection, blocks: Sequence[Block], several: bool) -> Row:
+    """One row; its options stand in its name where several trained states share that."""
+    cells = _stream_cells([Streams(record, selection.metric) for record in group], blocks, "", "none")
+    row = row_of(group, cells, selection.seeds, cells[-2:])
+    options = f", {', '.join(group[0].trial.deviations)}" if several and group[0].trial.deviations else ""
+    return replace(row, name=f"{row.name}{options} (unadapted)", facts=replace(row.facts, online=""))
+
+
+def _base_facts(trial: TrialFacts) -> TrialFacts:
+    """The facts of the trained state below an online adapter, as far as the adapter's own tell them."""
+    own = f"{trial.online}: "
+    rest = tuple(text for text in trial.deviations if not text.startswith(own))
+    return trial.model_copy(update={"title": "+".join((trial.method, *trial.strategies)), "deviations": rest})
 
 
 def _table(

@@ -63,10 +63,12 @@ class Bins:
 def chosen_rows(table: Table) -> tuple[Row, ...]:
     """The best and the worst trained row by the headline, and the frozen source (or the best frozen row)."""
     index = table.headline
-    ranked = [r for r in table.rows if index is not None and not r.reported and r.cells[index].mean is not None]
-    trained = [row for row in ranked if row.trained]
-    frozen = sorted((row for row in ranked if not row.trained), key=lambda row: row.facts.registered != REFERENCE)
-    return tuple(dict.fromkeys((*trained[:1], *trained[-1:], *frozen[:1])))
+    found = [(r, r.cells[index].mean) for r in table.rows if index is not None and not r.reported]
+    means = {row: mean for row, mean in found if mean is not None}
+    trained = [row for row in means if row.trained]
+    worst = sorted([row for row in trained if row.complete] or trained, key=means.__getitem__)
+    frozen = sorted((row for row in means if not row.trained), key=lambda row: row.facts.registered != REFERENCE)
+    return tuple(dict.fromkeys((*trained[:1], *worst[:1], *frozen[:1])))
 
 
 def outcome_plots(

@@ -15,7 +15,6 @@ from mmbench.report.aggregate import (
     Board,
     failed_row,
     row_of,
-    seeds_wanted,
     slug,
     sort_rows,
 )
@@ -204,11 +203,10 @@ def _row(group: tuple[TrialRecord, ...], selection: Selection, track: Track, pro
         return None
     by_seed = [protocol.figures(floats(values)) for values, _ in scored]
     cells: tuple[Cell, ...] = tuple(cell_of(column, 100) for column in zip(*by_seed, strict=True))
-    row = row_of(group, cells, selection.seeds)
+    row = row_of(group, cells, selection.seeds, cells[1:2])
     used = {offered for _, offered in scored} - {track}
     daggers = ((NO_CASE,) if "blind" in used else ()) + ((ONLY_AVAILABILITY,) if "avail" in used else ())
-    complete = cells[1].n == seeds_wanted(group, selection.seeds)
-    return replace(row, notes=daggers + row.notes, complete=complete)
+    return replace(row, notes=daggers + row.notes)
 
 
 def _outside_line(rows: Sequence[Row], line: ShiftLine) -> tuple[str, ...]:
