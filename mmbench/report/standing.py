@@ -288,7 +288,7 @@ def standing_notes(found: Mapping[Name, Standing]) -> tuple[str, ...]:
     notes = [f"CI: 95 % interval of the mean, holding the variance of {usual}{alone}{others}."]
     if any(standing.rank is not None for standing in found.values()):
         notes.append(
-            f"Rank: rows share one unless its best row has a significantly higher mean ({PAIRED}, Holm over all pairs "
+            f"Rank: rows share one unless its best row has a significantly higher mean ({PAIRED}; Holm over all pairs "
             "of rows, 5 %); bold means are of rank 1. Order within a rank says nothing."
         )
     return tuple(notes)
