@@ -15,7 +15,7 @@ from mmbench.cards import Track
 from mmbench.files import RecordError, read_plain, write_atomic
 from mmbench.layout import MARKER_BYTES, RECORD_BYTES
 from mmbench.one_device import OneDevice
-from mmbench.strict_json import LARGEST_INTEGER, Plain
+from mmbench.strict_json import LARGEST_INTEGER, Contents, Plain
 
 SCHEMA = 2
 TRIAL_ID = r"^[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}$"
@@ -64,7 +64,7 @@ class TrialFacts(Part):
     budget: Plain
     cases: tuple[str, ...]
     train_cases: tuple[str, ...]
-    contents: Plain = Field(default_factory=dict)
+    contents: Contents = Field(default_factory=dict)
     """What the names stand for: cases, training cases, tracks and split, written out."""
     deviations: tuple[str, ...] = ()
     """Every difference from the suite's defaults, in words, for the table's footnotes."""

@@ -76,3 +76,31 @@ def _check(part: Mapping[str, Any] | list[Any] | tuple[Any, ...], depth: int) ->
 
 Plain = Annotated[dict[str, Any], AfterValidator(_checked)]
 """Values that no model describes, as far as every reader and writer can take them."""
+
+
+def _named(value: dict[str, Any]) -> dict[str, Any]:
+    for key, fits in {"cases": _is_case, "tracks": _is_text, "streams": _is_text}.items():
+        entries = value.get(key, ())
+        if not isinstance(entries, (list, tuple)) or not all(map(fits, entries)):
+            raise ValueError(f"what it writes out as {key} is no list of them")
+    if not isinstance(value.get("split") or {}, Mapping):
+        raise ValueError("what it writes out as split is no mapping")
+    return value
+
+
+def _is_case(entry: object) -> bool:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        return False
+    kinds = {"audio": str, "vision": str, "missing": Mapping}
+    if not all(entry.get(key) is None or isinstance(entry[key], kind) for key, kind in kinds.items()):
+        return False
+    shares = (entry["missing"].get(key, 0) for key in ("rate", "audio_share")) if entry.get("missing") else ()
+    return all(isinstance(share, (int, float)) for share in shares)
+
+
+def _is_text(entry: object) -> bool:
+    return isinstance(entry, str)
+
+
+Contents = Annotated[Plain, AfterValidator(_named)]
+"""What a trial's names stand for: of the keys that readers look into, what they take them for."""

@@ -353,6 +353,28 @@ def test_a_boards_outcomes_that_unpack_to_any_size_are_refused(tmp_path: Path, b
     assert "are too many" in board.outcomes.problems[0]
 
 
+@pytest.mark.parametrize(
+    "contents",
+    [
+        *({"cases": cases} for cases in ([5], 5, ["complete"], [{}], [{"name": ["x"]}], [{"name": "x", "audio": 1}])),
+        *({"streams": streams} for streams in ("x", [1, "x"])),
+        *({"cases": [{"name": "x", "missing": missing}]} for missing in (3, {"rate": "x"}, {"rate": None})),
+        {"split": [1]},
+        {"tracks": [None]},
+    ],
+    ids=str,
+)
+def test_a_record_whose_contents_are_none_stops_no_board(tmp_path: Path, contents: dict[str, Any]) -> None:
+    save(tmp_path, [record("LoRA"), record("good")])
+    path = next(path for path in tmp_path.glob("records/*") if "LoRA" in path.read_text())
+    facts = json.loads(path.read_text())
+    facts["trial"]["contents"] = contents
+    path.write_text(json.dumps(facts))
+    board = load_board(tmp_path)
+    assert [entry.trial.title for entry in board.records] == ["good"]
+    assert "trial.contents" in board.problems[0] and next(iter(contents)) in board.problems[0]
+
+
 # Files without an end
 
 

@@ -81,7 +81,7 @@ def read_condition(entry: Mapping[str, Any]) -> Condition:
     family = "+".join(dict.fromkeys([*families, *([MISSING] if rate else [])]))
     levels = {text.partition("@")[2] for text in references}
     level = levels.pop() if len(levels) == 1 else ""
-    if not level.isdigit():  # no scale, or two severities at once: a corruption of its own
+    if not level.isdecimal():  # no scale, or two severities at once: a corruption of its own
         return Condition(name, " + ".join([*references, *absent]), family)
     return Condition(
         name, " + ".join([*(r.partition("@")[0] for r in references), *absent]), family, "severity", float(level)
