@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import pickle
 import signal
 import subprocess
@@ -131,6 +133,31 @@ def test_a_changed_or_lost_index_is_found(tmp_path: Path) -> None:
         open_store(store.folder)
     index.write_text(text[:100])
     with pytest.raises(DataError, match="not a whole store"):
+        open_store(store.folder)
+
+
+WRONG = {
+    "frames": lambda index: index.update(frames=2**40),
+    "frame_counts": lambda index: index.update(frames=10),
+    "wave_lengths": lambda index: index["contents"]["wave_lengths"].__setitem__(slice(2), [-16000, 48000]),
+    "labels": lambda index: index["contents"].update(labels=[[99]] * 5),
+    "number of labels": lambda index: index["contents"].update(labels=[[0, 1]] * 5),
+    "ids": lambda index: index["contents"].update(ids=[5] * 5),
+    "groups": lambda index: index["contents"].update(groups=[None] * 5),
+    "image_size": lambda index: index.update(image_size=1.5),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_index_that_nobody_wrote_is_refused_before_it_is_believed(tmp_path: Path, what: str) -> None:
+    store = build(tmp_path, samples=5)
+    path = store.folder / "index.json"
+    fields = json.loads(path.read_text())
+    WRONG[what](fields)
+    rest = {key: value for key, value in fields.items() if key != "checksum"}
+    checksum = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**rest, "checksum": checksum}))
+    with pytest.raises(DataError, match=f"its index holds wrong .*{what}"):
         open_store(store.folder)
 
 

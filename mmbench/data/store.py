@@ -17,7 +17,7 @@ from mmbench.data.features import FEATURE_VERSION, MEL_BINS
 from mmbench.data.shard_writer import file_sha256
 from mmbench.data.shards import KINDS, Shards
 from mmbench.data.source import Item, Skipped, Source, fingerprint_of
-from mmbench.data.store_index import INDEX, SCHEMA, StoreIndex, index_from
+from mmbench.data.store_index import INDEX, INDEX_BYTES, SCHEMA, StoreIndex, index_from
 from mmbench.data.store_seal import seal_fits, write_seal
 from mmbench.data.store_writer import (
     BuildOrder,
@@ -28,6 +28,7 @@ from mmbench.data.store_writer import (
     write_durably,
 )
 from mmbench.errors import DataError, StoreError
+from mmbench.files import read_plain
 from mmbench.strict_json import read_json
 
 try:
@@ -208,7 +209,7 @@ def open_store(folder: Path) -> Store:
     Raises StoreError for one that is damaged or of another version.
     """
     try:
-        fields = read_json((folder / INDEX).read_text(encoding="ascii"))
+        fields = read_json(read_plain(folder / INDEX, INDEX_BYTES).decode("ascii"))
         checksum = fields.pop("checksum")
         if fields["schema"] != SCHEMA:
             raise ValueError(f"schema {fields['schema']}, this version reads {SCHEMA}")
