@@ -19,15 +19,15 @@ from mmbench.claims import claimed
 from mmbench.config import Suite
 from mmbench.errors import ConfigError
 from mmbench.files import RecordError, make_folder, why_not_plain, write_atomic
-from mmbench.layout import EVENTS, PREDICTIONS, RECORD_BYTES, SPEC, STATES, SUITE
+from mmbench.layout import EVENTS, PREDICTIONS, RECORD_BYTES, STATES, SUITE
 from mmbench.records import MARKER, RECORD, TrialRecord, find_records, is_done, load_record, save_record
 from mmbench.report.board import portable_suite
 from mmbench.report.second import second_metric
 from mmbench.submission_files import is_trial_id
 from mmbench.suite_file import explain, load_suite
 
-BESIDE = (PREDICTIONS, STATES, EVENTS, SPEC)
-"""What is copied along with a record where it is there."""
+BESIDE = (PREDICTIONS, STATES, EVENTS)
+"""What is copied along with a record where it is there; what to run, which may name code, is planned here."""
 JOINED = ("methods", "seeds")
 """Keys in which the suites of one comparison may differ: machines share out rows and seeds. The union is kept."""
 CHUNK_BYTES = 2**20

@@ -160,7 +160,7 @@ def _open_folder(out: Path, suite: Suite) -> bytes:
 def _write_specs(planned: Iterable[tuple[Trial, Path]]) -> list[Path]:
     folders = []
     for trial, folder in planned:
-        if not is_done(folder):
+        if not is_done(folder) or not (folder / SPEC).exists():  # of a merged trial, which may be run again
             folder.mkdir(exist_ok=True)
             write_atomic(folder / SPEC, trial.model_dump_json(indent=1).encode())
         folders.append(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -158,6 +159,16 @@ def test_an_index_that_nobody_wrote_is_refused_before_it_is_believed(tmp_path: P
     checksum = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps({**rest, "checksum": checksum}))
     with pytest.raises(DataError, match=f"its index holds wrong .*{what}"):
+        open_store(store.folder)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["index.json", "wave.npy"])
+def test_a_pipe_in_a_store_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    store = build(tmp_path, samples=5)
+    (store.folder / name).unlink()
+    os.mkfifo(store.folder / name)
+    with pytest.raises(DataError, match="no plain file"):
         open_store(store.folder)
 
 

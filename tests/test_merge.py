@@ -16,11 +16,13 @@ from mmbench.claims import claimed
 from mmbench.cli import app
 from mmbench.errors import ConfigError
 from mmbench.files import RecordError
+from mmbench.layout import SPEC
 from mmbench.merge import merge
 from mmbench.records import MARKER, RECORD, TrialRecord, find_records, is_done, load_record, save_record
 from mmbench.report.aggregate import load_board
 from mmbench.suite_file import load_suite
 from mmbench.sweep import SweepOptions, run_suite
+from mmbench.trials import read_trial
 
 OLD = Path(__file__).parent / "data" / "record_schema1.json"
 
@@ -53,7 +55,7 @@ def test_what_two_machines_shared_out_becomes_one_folder(machines: tuple[Path, P
     for source in machines:
         for place in source.glob("trials/*"):
             assert is_done(out / "trials" / place.name)
-            for path in place.iterdir():
+            for path in (path for path in place.iterdir() if path.name != SPEC):
                 assert (out / "trials" / place.name / path.name).read_bytes() == path.read_bytes()
     assert {path.name for path in out.iterdir()} == {"suite.yaml", "trials"}
 
@@ -217,17 +219,18 @@ def test_the_verb_tells_what_it_did(copies: tuple[Path, Path], tmp_path: Path) -
 def test_a_merged_folder_is_done(machines: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep on it starts nothing: every trial of the joined suite is there under the id that planning gives it."""
     merge(machines, tmp_path / "out")
+    assert not [*tmp_path.glob("out/trials/*/spec.json")]  # it names the plugins that a trial runs with
     suite = load_suite(tmp_path / "out" / "suite.yaml")
     planned = {trial_folder(tmp_path / "out", n, s).name for n, s in (("source", 0), ("lora-qv", 0), ("lora-qv", 1))}
     monkeypatch.setattr("mmbench.sweep.plan", _plan_of(machines))
     result = run_suite(suite, tmp_path / "out", SweepOptions(torch.device("cpu")))
     assert (dict(result.statuses), result.left) == ({"ok": 3}, 0)
     assert {path.name for path in (tmp_path / "out" / "trials").iterdir()} == planned
+    specs = {folder.name: read_trial(folder) for folder in (tmp_path / "out" / "trials").iterdir()}
+    assert specs == {folder.name: spec for spec, folder in _plan_of(machines)(suite, tmp_path, None, None)}
 
 
 def _plan_of(machines: tuple[Path, Path]) -> Any:
-    from mmbench.trials import read_trial
-
     specs = {
         path.parent.name: read_trial(path.parent) for folder in machines for path in folder.glob("trials/*/spec.json")
     }

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbench.files import why_not_plain
+
 KINDS = ("wave", "fbank", "image")
 
 
@@ -21,11 +23,19 @@ def shard_names(number: int) -> tuple[str, ...]:
     return tuple(f"{kind}.npy" if number == 0 else f"{kind}-{number:04d}.npy" for kind in KINDS)
 
 
+def _mapped(path: Path) -> NDArray[Any]:
+    reason = why_not_plain(path, links=True)
+    if reason is not None:
+        raise ValueError(f"{path.name}: {reason}")
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
 class Shards:
     """Mapped arrays that follow one another along their first axis; nothing is read before it is asked for."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._arrays = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+        self._arrays = [_mapped(path) for path in paths]
         if len({array.shape[1:] for array in self._arrays}) != 1:
             raise ValueError("its shards differ in shape")
         self.starts = np.cumsum([0, *(len(array) for array in self._arrays)], dtype=np.int64)
