@@ -11,7 +11,7 @@ import torch
 from beds import equal, memory_data
 from safetensors.torch import load_file
 from torch import Tensor
-from training_bed import ALONE, DATA, SMALL, TUNING, Stopped, finetuning, pretraining, trained, view
+from training_bed import DATA, SMALL, TUNING, Stopped, finetuning, pretraining, trained, view
 
 from mmbench.backbone.cavmae import CAVMAEFT
 from mmbench.backbone.checkpoint import (
@@ -25,10 +25,10 @@ from mmbench.backbone.checkpoint import (
 )
 from mmbench.backbone.pretrain import contrastive_loss
 from mmbench.backbone_training.course import EPOCHS
-from mmbench.backbone_training.ranks import Ranks
 from mmbench.backbone_training.recipes import FinetuneRecipe
 from mmbench.errors import CheckpointError, DivergedError
 from mmbench.feed import TrialData
+from mmbench.ranks import ALONE, Ranks
 from mmbench.resume import PROGRESS
 
 
@@ -39,7 +39,7 @@ def test_each_process_contrasts_its_own_share_of_the_batch() -> None:
         found = objective.losses(objective.net, seen)
         encoded = objective.net.encode(seen.audio, seen.image, objective.noise(seen), objective.recipe.settings())
         loss, _ = contrastive_loss(encoded.audio.mean(1), encoded.vision.mean(1))
-        assert len(seen.audio) == 8 // ranks.count
+        assert len(seen.audio) == 8 // ranks.world
         torch.testing.assert_close(found["loss"], loss)
 
 

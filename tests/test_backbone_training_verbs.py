@@ -26,7 +26,7 @@ import os, shutil, torch
 from beds import memory_data
 from pathlib import Path
 from training_bed import SMALL, Course, ViewFeed, pretraining
-from mmbench.backbone_training.ranks import joined
+from mmbench.backbone_training.joined import joined
 from safetensors.torch import save_file
 out = Path(os.environ["OUT"])
 with joined(torch.device("cpu")) as (ranks, device):

@@ -9,12 +9,12 @@ from typing import Any, cast
 import pytest
 import torch
 from beds import MemoryStore
-from training_bed import ALONE, DATA, SMALL, TUNING, view
+from training_bed import DATA, SMALL, TUNING, view
 
-from mmbench.backbone_training.ranks import Ranks
 from mmbench.backbone_training.recipes import FINETUNE, PRETRAIN, Recipe, recipe_of
 from mmbench.backbone_training.views import ViewFeed
 from mmbench.errors import ConfigError, UnknownNameError
+from mmbench.ranks import ALONE, Ranks
 
 # Recipes
 

@@ -11,16 +11,15 @@ from mmbench.backbone.cavmae import CAVMAEFT
 from mmbench.backbone.pretrain import CAVMAE
 from mmbench.backbone_training.course import Course, Epoch
 from mmbench.backbone_training.objectives import Finetuning, Objective, Pretraining
-from mmbench.backbone_training.ranks import Ranks
 from mmbench.backbone_training.recipes import FinetuneRecipe, PretrainRecipe, Recipe
 from mmbench.backbone_training.views import View, ViewFeed
 from mmbench.conformance_bed import SIZES
 from mmbench.feed import TrialData
+from mmbench.ranks import ALONE, Ranks
 
 DATA = memory_data(train=22)
 SMALL = PretrainRecipe(lr=1e-3, batch_size=8, epochs=3)
 TUNING = FinetuneRecipe(lr=1e-3, batch_size=8, epochs=3, average_from=3)
-ALONE = Ranks()
 
 
 class Stopped(Exception):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmbench.ahead import ahead
 from mmbench.backbone.checkpoint import backbone_digest
+from mmbench.backbone_training.joined import averaging
 from mmbench.backbone_training.objectives import LOSS, Objective
 from mmbench.backbone_training.recipes import OPTIM
 from mmbench.backbone_training.views import Staged, ViewFeed
@@ -63,7 +64,7 @@ class Course:
             "recipe": hashlib.sha256(recipe.encode()).hexdigest(),
             "set of training samples": self.feed.data.store.digest + _digest(self.feed.data.splits.train),
             "start": backbone_digest(self.objective.net),
-            "number of processes": str(self.feed.ranks.count),
+            "number of processes": str(self.feed.ranks.world),
         }
 
     def run(self) -> None:
@@ -75,7 +76,7 @@ class Course:
         groups = [{"params": held, "lr": recipe.lr * factor} for factor, held in self.objective.groups()]
         optimizer = make_optimizer(groups, OPTIM)
         self._take_up(optimizer)
-        wrapped = ranks.wrap(net)
+        wrapped = averaging(net, ranks)
         net.train()
         for epoch in range(len(self.history), recipe.epochs):
             for group, (factor, _) in zip(optimizer.param_groups, self.objective.groups(), strict=True):
@@ -107,7 +108,7 @@ class Course:
                 names = list(found)
                 values = torch.stack([value.detach().float() for value in found.values()])
                 sums = sums + values if len(sums) else values
-        means = self.feed.ranks.mean(sums / self.feed.steps)
+        means = self.feed.ranks.total(sums) / (self.feed.steps * self.feed.ranks.world)
         weights = torch.stack([p.detach().abs().max() for p in self.objective.net.parameters()])
         if not bool(torch.isfinite(means).all() and torch.isfinite(weights).all()):
             raise DivergedError(f"epoch {epoch + 1} ended in numbers that are not finite; lower --lr")

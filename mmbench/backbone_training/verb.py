@@ -26,8 +26,8 @@ from mmbench.backbone.checkpoint import (
 from mmbench.backbone.config import preset
 from mmbench.backbone.pretrain import CAVMAE
 from mmbench.backbone_training.course import Course, Epoch
+from mmbench.backbone_training.joined import joined
 from mmbench.backbone_training.objectives import LOSS, Finetuning, Objective, Pretraining
-from mmbench.backbone_training.ranks import Ranks, joined
 from mmbench.backbone_training.recipes import FINETUNE, PRETRAIN, Kind, recipe_of
 from mmbench.backbone_training.views import ViewFeed
 from mmbench.bench import pick_device
@@ -39,6 +39,7 @@ from mmbench.errors import CheckpointError, ConfigError
 from mmbench.feed import EvalFeed, TrialData, seed_from
 from mmbench.files import make_folder
 from mmbench.prepare import model_config, prepare_data
+from mmbench.ranks import Ranks
 from mmbench.runner import make_listener, read_data
 from mmbench.source import open_gates
 from mmbench.sweep import reading
@@ -179,7 +180,7 @@ def _facts(request: TrainRequest, course: Course, data: TrialData) -> dict[str, 
         "losses": " ".join(f"{row.losses[LOSS]:.4f}" for row in history),
         "train_seconds": f"{sum(row.epoch_seconds for row in history):.1f}",
         "seed": str(objective.recipe.seed),
-        "processes": str(course.feed.ranks.count),
+        "processes": str(course.feed.ranks.world),
         "init": "random" if init is None else f"{init.name} {hashlib.sha256(init.read_bytes()).hexdigest()[:16]}",
         "commit": "unknown" if commit is None else commit + (" and changes" if dirty else ""),
         "torch": str(package_version("torch")),

@@ -14,7 +14,6 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from mmbench.backbone_training.ranks import Ranks
 from mmbench.backbone_training.recipes import Recipe
 from mmbench.data.augment import (
     FREQUENCY_WIDTH,
@@ -30,6 +29,7 @@ from mmbench.data.batch import RawBatch
 from mmbench.data.features import fbank, normalise_audio, normalise_image
 from mmbench.errors import ConfigError
 from mmbench.feed import TrialData
+from mmbench.ranks import Ranks
 from mmbench.rng import TRAINING, Draws, StreamKey, permutation, stream, uniforms
 
 PUBLISHED_FRAMES = 1024
@@ -88,7 +88,7 @@ class ViewFeed:
     ranks: Ranks
 
     def __post_init__(self) -> None:
-        size, count, samples = self.recipe.batch_size, self.ranks.count, len(self.data.splits.train)
+        size, count, samples = self.recipe.batch_size, self.ranks.world, len(self.data.splits.train)
         if size % count:
             raise ConfigError(
                 f"a batch of {size} cannot be shared by {count} processes; set --batch-size to a multiple"
@@ -113,7 +113,7 @@ class ViewFeed:
     def stage(self, epoch: int, order: Sequence[str], step: int) -> Staged:
         """This process's part of a step; of an order of four, two processes read 0, 2 and 1, 3."""
         size, ranks = self.recipe.batch_size, self.ranks
-        places = tuple(range(step * size + ranks.rank, (step + 1) * size, ranks.count))
+        places = tuple(range(step * size + ranks.rank, (step + 1) * size, ranks.world))
         raw = self.data.store.batch([order[place] for place in places])
         keys = tuple(str(place) for place in places)
         draws = Draws(self._key(epoch), "backbone", 0, keys, raw.frames)
