@@ -123,6 +123,8 @@ def _suite(folder: Path) -> tuple[Suite | None, tuple[Row, ...] | None, str]:
     path = folder / SUITE
     if not folder.is_dir():
         raise RecordError(f"there is no folder {folder}; give the one that `mmbench run` writes to")
+    if not (folder / "trials").is_dir() and (folder / "records").is_dir():
+        raise RecordError(f"{folder} is a board: all its trials have ended; see mmbench leaderboard {folder}")
     if not path.exists() and not (folder / "trials").is_dir():
         raise RecordError(f"{folder} holds no results; give the folder that `mmbench run` writes to (its --out)")
     if not path.exists():

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from report_records import record
+from report_records import record, save
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -205,6 +205,12 @@ def test_a_suite_that_needs_a_plugin_is_named_and_its_trials_still_count(results
     now = standing(results)
     assert now.total == 4 and "no method 'of-a-plugin'" in now.note
     assert "no method 'of-a-plugin'" in " ".join(shown(now).split())
+
+
+def test_a_board_is_called_one_and_no_run_is_advised(tmp_path: Path) -> None:
+    (save(tmp_path, [record("a")]) / "suite.yaml").write_text(yaml.safe_dump(CONTENT))
+    told = CliRunner().invoke(app, ["status", str(tmp_path)])
+    assert told.exit_code == 2 and "is a board" in told.stderr and "mmbench run" not in told.output
 
 
 @pytest.mark.parametrize(("make", "message"), [(False, "there is no folder"), (True, "holds no results")])
