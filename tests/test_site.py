@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from report_records import CASES, costs, failed, field, of, record, save
+from report_records import CASES, costs, data, failed, field, of, record, save
 from site_pages import Page, broken_links, read_page, read_site
 
 from mmbench import site_verb
@@ -51,7 +51,7 @@ def built(folder: Path, records: list[TrialRecord]) -> dict[str, Page]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Page]:
     """A site of ten rows, one of which failed, and of a second data set with a refused one."""
     more = [
-        record("lora-qv", trial_dataset="other"),
+        record("lora-qv", trial_dataset="other", data=data(name="other", test=17)),
         failed("prompt-zero", "refused", "needs the case", trial_dataset="other"),
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -85,6 +85,11 @@ def test_tables_show_what_was_measured(pages: dict[str, Page]) -> None:
     assert [float(re.match(r"[\d.]+", cell.strip())[0]) for cell in shown[2:6]] == pytest.approx(  # type: ignore[index]
         [95.65, 78.65, 81.65, 63.65], abs=0.06
     )
+
+
+def test_the_front_page_says_how_each_data_set_was_measured(pages: dict[str, Page]) -> None:
+    text = pages["index.html"].text
+    assert "700/100/300 train/val/test" in text and "700/100/17 train/val/test" in text
 
 
 def test_what_did_not_finish_is_told_where_it_is_looked_for(pages: dict[str, Page]) -> None:

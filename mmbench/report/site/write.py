@@ -11,7 +11,7 @@ from mmbench.layout import SUITE, SUITE_BYTES
 from mmbench.report.board import all_problems
 from mmbench.report.conditions import Group
 from mmbench.report.model import STATUS_WORDS, Table, plain
-from mmbench.report.notes import how_made
+from mmbench.report.notes import how_each_made
 from mmbench.report.published import reported_tables
 from mmbench.report.site.compare import comparisons
 from mmbench.report.site.content import Content, narrowed
@@ -57,14 +57,19 @@ def write_site(content: Content, out: Path, extras: Extras) -> Built:
 
 
 def _overview(pages: Pages, content: Content, problems: tuple[str, ...]) -> None:
-    statuses = Counter(STATUS_WORDS.get(record.status, record.status) for record in content.board.records)
+    records = content.board.records
+    statuses = Counter(STATUS_WORDS.get(record.status, record.status) for record in records)
+    groups = {
+        place.title: [r for r in records if (r.trial.dataset, r.trial.backbone) == (place.dataset, place.backbone)]
+        for place in content.places
+    }
     pages.write(
         "index.html",
         "index.html",
         here="index.html",
         about=_about(content.board.folder),
         statuses=statuses,
-        made=how_made(content.board.records),
+        made=how_each_made(groups),
         reported=reported_tables(),
         problems=problems,
         pareto=PARETO,
