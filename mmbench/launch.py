@@ -38,14 +38,14 @@ def run_ranks(folder: Path, device: torch.device, world: int) -> TrialRecord:
     Raises RankDiedError, Interrupted, StoreError where no trial can help, and ConfigError without enough devices.
     """
     _check(device, world)
-    with tempfile.TemporaryDirectory(prefix="mmbench-ranks-") as left, _signals_kept(), _surroundings(world):
+    with tempfile.TemporaryDirectory(prefix="mmbench-ranks-") as left, _surroundings(world):
         words = [str(SCRIPT), str(folder.resolve()), device.type, left, str(os.getpid())]
         options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(world), "--max-restarts", "0"]
         try:
             chosen = torchrun.parse_args([*options, "--log-dir", left, *words])  # type: ignore[no-untyped-call]
             torchrun.run(chosen)  # type: ignore[no-untyped-call]
-        except SignalException as error:
-            raise (KeyboardInterrupt if error.sigval == signal.SIGINT else Interrupted) from None
+        except SignalException:
+            raise Interrupted from None
         except ChildFailedError as error:
             return _settle(error.failures, Path(left), world)
         return load_record(Path(left) / "0.json")
@@ -59,23 +59,13 @@ def _check(device: torch.device, world: int) -> None:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """torchrun sets handlers and leaves them behind."""
-    names = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    old = {number: signal.getsignal(number) for number in names}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            with contextlib.suppress(ValueError):  # not in the main thread, where torchrun set none
-                signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def _surroundings(world: int) -> Iterator[None]:
     """Environment of the ranks: loopback alone, and threads that share the machine unless they are set."""
     usual = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     usual["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // world))
+    # SIGTERM and Ctrl-C stay with this process: torchrun, which ends its ranks on any way out, would break off at a
+    # second signal.
+    usual["PET_SIGNALS_TO_HANDLE"] = "SIGHUP"
     usual["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # else DDP doubts in every log that tensors can go without a gradient
     added = {name: value for name, value in usual.items() if name not in os.environ}
     os.environ.update(added)
