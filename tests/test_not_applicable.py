@@ -100,7 +100,7 @@ def test_training_leaves_it_out_unless_nothing_is_left() -> None:
 
 def scored(name: str, complete: float) -> TrialRecord:
     known, idle = scores({"complete": complete, "film/late": None})
-    idle = idle.model_copy(update={"reason": REASON, "digest": None})
+    idle = replace(idle, reason=REASON, digest=None)
     return record(name, trial_cases=("complete", "film/late"), scores=(known, idle))
 
 
