@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
-from beds import MemoryStore
+from beds import MemoryStore, asked, memory_data
 from training_bed import DATA, SMALL, TUNING, view
 
 from mmbench.backbone_training.recipes import FINETUNE, PRETRAIN, Recipe, recipe_of
 from mmbench.backbone_training.views import ViewFeed
+from mmbench.conformance_bed import SIZES
+from mmbench.data.batch import Film, RawBatch
+from mmbench.data.features import normalise_image
+from mmbench.data.shards import Shards
+from mmbench.data.store import Store
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.ranks import ALONE, Ranks
 
@@ -135,16 +143,58 @@ def test_blanked_cells_are_zero_before_the_normalisation() -> None:
     assert torch.allclose(blanked[changed], torch.tensor(1.1329), atol=1e-4)
 
 
-def test_mixed_samples_share_labels_as_published() -> None:
-    """A mixed sample's labels sum to 1, a plain one's of C classes to 1 - s / C."""
-    recipe = TUNING.model_copy(update={"mixup": 0.5, "smoothing": 0.1, "noise": False})
-    plain, mixed = view(recipe.model_copy(update={"mixup": 0.0})), view(recipe)
+def test_mixed_samples_share_labels_as_they_share_pictures() -> None:
+    """Base s / C; a mixed sample's two labels get their parts of 1 - s on top, a plain one's label is 1 - s."""
+    recipe, data = TUNING.model_copy(update={"mixup": 0.5, "smoothing": 0.1, "noise": False}), memory_data(train=22)
+    plain, mixed = view(recipe.model_copy(update={"mixup": 0.0}), epoch=3), view(recipe, epoch=3, data=data)
     changed = (plain.image != mixed.image).flatten(1).any(1)
     assert 0 < changed.sum() < 8
     assert torch.equal((plain.audio != mixed.audio).flatten(1).any(1), changed)
-    classes = len(DATA.store.classes)
-    torch.testing.assert_close(mixed.target[changed].sum(1), torch.ones(int(changed.sum())))
-    torch.testing.assert_close(mixed.target[~changed].sum(1), torch.full((int((~changed).sum()),), 1 - 0.1 / classes))
+    assert torch.equal(mixed.target[~changed], plain.target[~changed])
+    read = tuple(asked(data))  # the batch, then the partners
+    first, other = data.store.batch(read[:8]), data.store.batch(read[8:])
+    for row, partner in zip(changed.nonzero()[:, 0].tolist(), range(len(other)), strict=True):
+        whole, part = (normalise_image(raw.image[at]) for raw, at in ((first, row), (other, partner)))
+        shares = ((mixed.image[row] - part) / (whole - part))[(whole - part).abs() > 1]
+        share = float(shares.median())
+        assert float((shares - share).abs().max()) < 1e-4
+        expected = [0.025, 0.025, 0.025, 0.025]
+        expected[int(first.label[row])] += 0.9 * share
+        expected[int(other.label[partner])] += 0.9 * (1 - share)
+        torch.testing.assert_close(mixed.target[row], torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+@dataclass
+class OneFilm(MemoryStore):
+    """Every sample is the same film of ten pictures; the one with number n is white at row 0, column n alone."""
+
+    folder: Path = Path()
+
+    def batch(self, ids: Sequence[str]) -> RawBatch:
+        pictures = np.zeros((1, 10, 3, SIZES.image_size, SIZES.image_size), np.uint8)
+        pictures[0, range(10), :, 0, range(10)] = 255
+        np.save(self.folder / "film.npy", pictures)
+        film = Film(Shards([self.folder / "film.npy"]), torch.zeros(len(ids), dtype=torch.long))
+        return replace(super().batch(ids), film=film)
+
+
+def test_of_a_film_any_picture_is_shown_and_of_its_partner_any_other(tmp_path: Path) -> None:
+    data = replace(DATA, store=cast(Store, OneFilm(folder=tmp_path)))
+    recipe = TUNING.model_copy(update={"mixup": 1.0})
+    numbers = []
+    for epoch in range(2):
+        plain, mixed = (view(recipe.model_copy(update={"mixup": x}), epoch, data=data).image for x in (0.0, 1.0))
+        # 0.224 and 0.456: of the green channel, which black and white leave at 0 and 1.
+        alone, both = (image[:, 1, 0, :10] * 0.224 + 0.456 for image in (plain, mixed))  # (8, 10)
+        torch.testing.assert_close(alone.sort(1).values, torch.eye(10)[9].expand(8, 10), atol=1e-5, rtol=0)
+        torch.testing.assert_close(both.sum(1), torch.ones(8), atol=1e-5, rtol=0)
+        own = alone.argmax(1)
+        rest = both.scatter(1, own[:, None], 0.0)
+        numbers.append((own, rest.argmax(1), rest.amax(1) > 1e-3))
+    assert not torch.equal(numbers[0][0], numbers[1][0])
+    own, partner, differs = (torch.cat(parts) for parts in zip(*numbers, strict=True))
+    assert len(set(own.tolist())) > 4
+    assert differs.sum() > 8 and len(set(partner[differs].tolist())) > 4
 
 
 def test_balanced_sampling_draws_labels_alike() -> None:

@@ -117,7 +117,7 @@ class ViewFeed:
         raw = self.data.store.batch([order[place] for place in places])
         keys = tuple(str(place) for place in places)
         draws = Draws(self._key(epoch), "backbone", 0, keys, raw.frames)
-        raw = _shown(raw, draws)
+        raw = _shown(raw, draws, "shown")
         target = label_vector(raw.label, len(self.data.store.classes), self.recipe.smoothing)  # (B, C)
         recipe, ones = self.recipe, torch.ones(len(raw))
         spans = draws.uniform("blank", (4,)) if recipe.spec_augment else None
@@ -131,7 +131,7 @@ class ViewFeed:
         """These rows mixed with another sample of the split each: waveforms, pictures and labels by one share."""
         ids = self.data.splits.train
         picked = draws.integers("partner", len(ids)).tolist()
-        other = _shown(self.data.store.batch([ids[row] for row in picked]), draws)
+        other = _shown(self.data.store.batch([ids[row] for row in picked]), draws, "partner shown")
         drawn = betaincinv(MIXED_BETA, MIXED_BETA, draws.uniform("share").double().numpy())
         share = torch.from_numpy(drawn).float()  # (b,)
         lengths = raw.wave_lengths[rows]
@@ -158,6 +158,6 @@ class ViewFeed:
         return StreamKey(self.data.name, "train", self.recipe.seed, TRAINING, epoch)
 
 
-def _shown(raw: RawBatch, draws: Draws) -> RawBatch:
+def _shown(raw: RawBatch, draws: Draws, name: str) -> RawBatch:
     """Of a film any picture."""
-    return raw if raw.film is None else replace(raw, image=raw.film.at(draws.integers("shown", raw.film.length)))
+    return raw if raw.film is None else replace(raw, image=raw.film.at(draws.integers(name, raw.film.length)))
