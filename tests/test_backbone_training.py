@@ -43,6 +43,16 @@ def test_each_process_contrasts_its_own_share_of_the_batch() -> None:
         torch.testing.assert_close(found["loss"], loss)
 
 
+def test_similarities_of_close_pairs_are_not_rounded_under_bf16() -> None:
+    rng = torch.Generator().manual_seed(0)
+    common, audio, vision = (torch.randn(n, 64, generator=rng) for n in (1, 16, 16))
+    pair = (common + 0.05 * audio, common + 0.05 * vision)
+    with torch.autocast("cpu", torch.bfloat16):
+        lower, lower_of_bf16 = (contrastive_loss(*given)[0] for given in (pair, [x.bfloat16() for x in pair]))
+    assert torch.equal(lower, contrastive_loss(*pair)[0])
+    assert torch.equal(lower_of_bf16, contrastive_loss(*(x.bfloat16().float() for x in pair))[0])
+
+
 def reference(net: CAVMAEFT, recipe: FinetuneRecipe, epochs: int) -> dict[str, Tensor]:
     """Adam with its decay in the gradient, written out; norms that get no gradient stay."""
     first, second = ({name: torch.zeros_like(p) for name, p in net.named_parameters()} for _ in range(2))

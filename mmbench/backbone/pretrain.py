@@ -218,7 +218,10 @@ def contrastive_loss(audio: Tensor, vision: Tensor, bidirectional: bool = False)
 
     `bidirectional` averages with the other direction.
     """
-    similarity = F.normalize(audio, dim=-1) @ F.normalize(vision, dim=-1).T / TEMPERATURE  # (audio, vision)
+    full = torch.promote_types(audio.dtype, torch.float32)
+    with torch.autocast(audio.device.type, enabled=False):  # in bf16 the temperature would magnify the rounding
+        a, v = F.normalize(audio.to(full), dim=-1), F.normalize(vision.to(full), dim=-1)
+        similarity = a @ v.T / TEMPERATURE  # (audio, vision)
     target = torch.arange(similarity.shape[0], device=similarity.device)
     directions = [similarity.T, similarity] if bidirectional else [similarity.T]
     losses = [F.cross_entropy(logits, target) for logits in directions]
