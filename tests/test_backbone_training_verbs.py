@@ -78,6 +78,14 @@ def test_the_same_command_again_finds_it_finished_and_another_is_refused(pretrai
     assert {path: path.stat().st_mtime_ns for path in pretrained.iterdir()} == before
 
 
+def test_what_a_kill_left_beside_a_finished_model_is_removed(pretrained: Path) -> None:
+    (pretrained / PROGRESS).write_bytes(b"a kill came after the model and before the tidying up")
+    epochs = (pretrained / EPOCHS).read_bytes()
+    sound("pretrain", *DATA, *SIZE, "--out", str(pretrained))
+    assert not (pretrained / PROGRESS).exists()
+    assert (pretrained / EPOCHS).read_bytes() == epochs
+
+
 @pytest.fixture(scope="module")
 def tuned(pretrained: Path) -> Path:
     out = pretrained.parent / "tuned"

@@ -92,10 +92,11 @@ class Course:
             count = recipe.epochs - (self.average_from or 1) + 1
             net.load_state_dict({name: total / count for name, total in self._sum.items()})
         net.eval()
+        if ranks.first:
+            self._list_epochs()
 
     def finish(self) -> None:
-        """Leave the list of epochs, remove what only a training that is not done needs."""
-        self._list_epochs()
+        """Remove what only a training that is not done needs."""
         (self.folder / PROGRESS).unlink(missing_ok=True)
 
     def _epoch(self, epoch: int, net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -126,8 +126,8 @@ def _train(request: TrainRequest, objective: Objective, data: TrialData) -> None
             if ranks.first:
                 facts = _facts(request, course, data)
                 save_backbone(objective.net.cpu(), request.out, facts)
-                course.finish()
         if ranks.first:
+            course.finish()
             print(request.out)
 
 
