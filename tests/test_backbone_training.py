@@ -116,7 +116,8 @@ def _dead(name: str) -> bool:
 
 
 def test_a_frozen_base_trains_the_head_alone(tmp_path: Path) -> None:
-    objective = finetuning(TUNING.model_copy(update={"freeze_base": True}))
+    """Bit for bit: in fp32 the third part of a number's threefold sum is not always the number."""
+    objective = finetuning(TUNING.model_copy(update={"freeze_base": True, "average_from": 1}))
     before = {name: value.clone() for name, value in objective.net.state_dict().items()}
     after = trained(objective, tmp_path).objective.net.state_dict()
     assert {name for name in after if not torch.equal(after[name], before[name])} == {

@@ -56,7 +56,7 @@ class Course:
     tell: Callable[[Epoch], None] = lambda row: None
     history: list[Epoch] = field(default_factory=list)
     _sum: dict[str, Tensor] = field(default_factory=dict)
-    """Of the weights after each epoch that is averaged."""
+    """Of the trained weights after each epoch that is averaged."""
 
     def __post_init__(self) -> None:
         recipe = json.dumps(self.objective.recipe.model_dump(), sort_keys=True)
@@ -90,7 +90,8 @@ class Course:
                 self.tell(self.history[-1])
         if self._sum:
             count = recipe.epochs - (self.average_from or 1) + 1
-            net.load_state_dict({name: total / count for name, total in self._sum.items()})
+            averaged = {name: self._sum[name] / count for name in self._trained()}
+            net.load_state_dict({**net.state_dict(), **averaged})
         net.eval()
         if ranks.first:
             self._list_epochs()
@@ -132,8 +133,12 @@ class Course:
 
     def _average(self, epoch: int) -> None:
         if self.average_from is not None and epoch + 1 >= self.average_from:
-            state = self.objective.net.state_dict()
-            self._sum = {name: self._sum[name] + value if self._sum else value.clone() for name, value in state.items()}
+            trained = self._trained()
+            self._sum = {name: self._sum[name] + p if self._sum else p.clone() for name, p in trained.items()}
+
+    def _trained(self) -> dict[str, Tensor]:
+        """Frozen tensors are not averaged: a mean of equal numbers may differ from them in the last bit."""
+        return {name: p.detach() for name, p in self.objective.net.named_parameters() if p.requires_grad}
 
     def _take_up(self, optimizer: torch.optim.Optimizer) -> None:
         path = self.folder / PROGRESS
