@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmbench.data.batch import Batch
+from mmbench.errors import RefusedError
 from mmbench.method import Loss
+from mmbench.plain import remembered_digest
 from mmbench.ranks import Ranks
 from mmbench.strategy import Regimen
 
@@ -92,6 +94,18 @@ class Split:
             batch = batch.select(self._rows(of))
         weight = self._ranks.world * len(self._ranks.rows(of)) / of
         return Portion(batch, replace(self._regimen, weight=weight), of)
+
+    def check_same(self) -> None:
+        """Raises RefusedError, on all ranks, where they do not hold the same method: only gradients are shared."""
+        if self._ranks.world == 1:
+            return
+        found = self._ranks.gather(torch.tensor(list(remembered_digest(self._regimen)), dtype=torch.uint8))
+        if (found != found[0]).any():
+            raise RefusedError(
+                f"{self._regimen.method.card.name} holds other values on each of {self._ranks.world} devices, which "
+                "share gradients and not what a loss keeps of its samples; set budget.devices: 1, and let the card "
+                "declare needs batch_dependent"
+            )
 
     def _rows(self, count: int) -> range:
         """The last batch of an epoch may be too small for all; a rank without a part computes one that weighs 0."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +83,14 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor], device: torch.device) -> 
     return tuple(entries) if kind == "tuple" else entries
 
 
+def digest_of(text: str, tensors: Mapping[str, Tensor]) -> bytes:
+    """32 bytes that tell packed data from any other."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
 class Weights:
     """Everything that a state of a method holds."""
 
@@ -123,11 +133,23 @@ class Draws:
         self._rng.set_state(state["states"][self._ranks.rank].clone())
 
 
-def resumable(regimen: Regimen, device: torch.device, ranks: Ranks = ALONE) -> dict[str, Weights | Attributes | Draws]:
-    """All of a method as it trains that changes from step to step, by name."""
+def remembered(regimen: Regimen) -> dict[str, Weights | Attributes]:
+    """What a method and its strategies hold at the end of a step, by name."""
     owners = (regimen.method, *regimen.strategies)
     attributes = {f"attributes {index}": Attributes(owner) for index, owner in enumerate(owners)}
-    return {"weights": Weights(regimen.method), **attributes, **_global_draws(device, ranks)}
+    return {"weights": Weights(regimen.method), **attributes}
+
+
+def remembered_digest(regimen: Regimen) -> bytes:
+    """32 bytes that differ where anything of that does."""
+    tensors = Tensors()
+    held = {name: part.state_dict() for name, part in remembered(regimen).items()}
+    return digest_of(json.dumps(pack(held, tensors)), tensors.named)
+
+
+def resumable(regimen: Regimen, device: torch.device, ranks: Ranks = ALONE) -> dict[str, Weights | Attributes | Draws]:
+    """All of a method as it trains that changes from step to step, by name."""
+    return {**remembered(regimen), **_global_draws(device, ranks)}
 
 
 def _global_draws(device: torch.device, ranks: Ranks) -> dict[str, Draws]:

@@ -22,12 +22,11 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from mmbench import registry
 from mmbench.layout import EVENTS
 from mmbench.method import State
-from mmbench.plain import Tensors, pack, unpack
+from mmbench.plain import Tensors, digest_of, pack, unpack
 from mmbench.ranks import ALONE, Ranks
 from mmbench.records import Environment
 
@@ -222,7 +221,7 @@ def keys_of(spec: str, found: Environment) -> dict[str, str]:
 def save_kept(content: dict[str, Any], keys: Mapping[str, str], path: Path) -> None:
     tensors = Tensors()
     text, named = json.dumps(pack(content, tensors)), tensors.named
-    header = {"format": FORMAT, "keys": json.dumps(dict(keys)), "content": text, "sha256": _digest(text, named)}
+    header = {"format": FORMAT, "keys": json.dumps(dict(keys)), "content": text, "sha256": digest_of(text, named).hex()}
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         save_file(named, aside, metadata=header)
@@ -243,14 +242,7 @@ def read_kept(path: Path, keys: Mapping[str, str], device: torch.device) -> dict
         if other:
             raise UnusableError(f"its progress was made with another {' and another '.join(other)}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    if _digest(header["content"], tensors) != header["sha256"]:
+    if digest_of(header["content"], tensors).hex() != header["sha256"]:
         raise ValueError("the checksum differs")
     content: dict[str, Any] = unpack(json.loads(header["content"]), tensors, device)
     return content
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

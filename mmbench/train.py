@@ -166,6 +166,7 @@ class Course:
                     bench.keeper.offer(partial(self._place, leg, step + 1), parts)
         optimizer.zero_grad(set_to_none=True)  # evaluation must not pay for the last gradients
         _train_mode(method, False)
+        split.check_same()
 
     def _step(
         self, part: Portion, optimizer: torch.optim.Optimizer, schedule: LRScheduler, place: tuple[int, int]

@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import SUITE, Place, kill, wait_for
 from safetensors.torch import load_file
-from shared_training import courses
+from shared_training import REMEMBERING, courses
 
 from mmbench.outputs import load_states
 from mmbench.records import MARKER, RECORD, Score, TrialRecord, load_record
@@ -66,6 +66,13 @@ def test_two_ranks_train_and_predict_as_one(name: str, trained: Path) -> None:
         if key.startswith("digest"):
             assert torch.equal(first[key], tensor), key
         torch.testing.assert_close(first[key], tensor, rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("name", [kind.__name__ for kind in REMEMBERING])
+def test_what_ranks_keep_of_their_own_samples_is_refused(name: str, trained: Path) -> None:
+    alone, first, second = ((trained / f"{name}-{rank}").read_text() for rank in ("0of1", "0of2", "1of2"))
+    assert alone == "" and first == second
+    assert "holds other values on each of 2 devices" in first and "needs batch_dependent" in first
 
 
 def records(place: Place, out: str) -> list[TrialRecord]:
