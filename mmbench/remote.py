@@ -23,10 +23,13 @@ from typing import Any
 from mmbench.claims import HEARTBEAT_SECONDS, STALE_SECONDS, WATCH_SECONDS
 from mmbench.errors import ConfigError
 from mmbench.files import RecordError, make_folder, write_atomic
+from mmbench.layout import PREDICTIONS, STATES
 from mmbench.records import MARKER, RECORD
 
 CLAIM = "claim.json"
 TURN = ".claim.json.takeover"
+OUTPUTS = (PREDICTIONS, STATES)
+"""Files of a trial that a run may end without; those of a run before must not lie beside its record."""
 LEFT_HERE = frozenset({CLAIM, "exit-code"})
 """Files of a trial's folder that concern one machine only."""
 SENT = "sent"
@@ -94,6 +97,8 @@ class Remote:
             for name in names:
                 if _SAFE.fullmatch(name) and name not in (MARKER, RECORD, *LEFT_HERE):
                     write_atomic(folder / name, self._files.cat_file(self._place(trial, name)))
+        for name in set(OUTPUTS).difference(names):
+            (folder / name).unlink(missing_ok=True)
         write_atomic(folder / RECORD, record)
         note_sent(folder, _marker_of(record))
         write_atomic(folder / MARKER, _marker_of(record))
@@ -104,6 +109,8 @@ class Remote:
         if self.finished_record(folder.name) is not None:
             return
         names = sorted(p.name for p in folder.iterdir() if p.is_file() and _SAFE.fullmatch(p.name))
+        for name in set(OUTPUTS).difference(names):
+            self._remove(self._place(folder.name, name))
         with self._named():
             for name in (*(n for n in names if n not in (MARKER, RECORD, *LEFT_HERE)), RECORD, MARKER):
                 self._files.pipe_file(self._place(folder.name, name), (folder / name).read_bytes())

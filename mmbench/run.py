@@ -69,6 +69,8 @@ def run_trial(folder: Path, device: torch.device, echo: Echo | None = None) -> S
         if not mine or is_done(folder):
             return None
         remove_remains(folder, (RECORD, MARKER, PREDICTIONS, STATES, PROGRESS))
+        for name in (PREDICTIONS, STATES):  # of a run that was put aside; this one may end without any
+            (folder / name).unlink(missing_ok=True)
         check_base(trial, folder)
         record = _run(trial, folder, device, echo) if trial.devices == 1 else _run_shared(trial, folder, device)
         check_own(folder)

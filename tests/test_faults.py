@@ -226,6 +226,13 @@ def test_remains_of_killed_writers_are_swept_away_and_nothing_else(trial: Path) 
     assert not left & set(remains) and set(kept) <= left
 
 
+def test_a_run_that_crashes_has_no_predictions_of_the_run_before(trial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (trial / MARKER).unlink()
+    monkeypatch.setattr("mmbench.run.data_facts", lambda *_: 1 // 0)
+    assert run_trial(trial, CPU) == "crashed"
+    assert not (trial / PREDICTIONS).exists() and not (trial / STATES).exists()
+
+
 # Stores -----------------------------------------------------------------------------------------------------------
 
 
