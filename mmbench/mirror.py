@@ -1,14 +1,13 @@
 """The local mirror of results at a URL: trials run in it, and records are read from it.
 
 The URL is the truth for all that this machine has not run itself since: what another machine ran again replaces what
-lies here, and what it has put aside is put aside here. Only a record that the URL never had goes up.
+lies here, and what it has put aside is put aside here. Only a record that the URL never had, or has in part, goes up.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Container
 from pathlib import Path
 
 from mmbench.files import cache_folder, write_atomic
@@ -48,8 +47,8 @@ def pull_all(remote: Remote, mirror: Path) -> None:
             remote.pull(trial, folder)
         elif not was_sent(folder, marker):
             note_sent(folder, marker)
-    for folder in _only_here(there, mirror):
-        if was_sent(folder, (folder / MARKER).read_bytes()):
+    for folder in _done(mirror):
+        if folder.name not in there and was_sent(folder, (folder / MARKER).read_bytes()):
             put_aside(folder)
     suite = remote.get(SUITE)
     if suite is not None:
@@ -57,11 +56,12 @@ def pull_all(remote: Remote, mirror: Path) -> None:
 
 
 def push_rest(remote: Remote, mirror: Path) -> None:
-    """Send what was finished here and never reached the URL, as the sweep was killed; follows `pull_all`."""
-    for folder in _only_here(remote.trials(), mirror):
-        remote.push(folder)
+    """Send what was finished here and is not, or not whole, at the URL, as a sweep was killed; follows `pull_all`."""
+    there = remote.markers()
+    for folder in _done(mirror):
+        if there.get(folder.name) != (folder / MARKER).read_bytes():
+            remote.push(folder)
 
 
-def _only_here(there: Container[str], mirror: Path) -> list[Path]:
-    found = sorted((mirror / "trials").glob("*"))
-    return [folder for folder in found if folder.name not in there and is_done(folder)]
+def _done(mirror: Path) -> list[Path]:
+    return [folder for folder in sorted((mirror / "trials").glob("*")) if is_done(folder)]

@@ -15,6 +15,7 @@ from mmbench.errors import ConfigError
 from mmbench.executors.base import Finished
 from mmbench.executors.shared import SharedExecutor
 from mmbench.files import RecordError
+from mmbench.layout import PREDICTIONS, STATES
 from mmbench.mirror import mirror_folder, mirror_of, pull_all, push_rest
 from mmbench.records import MARKER, RECORD, is_done
 from mmbench.remote import Remote, open_remote, url_of
@@ -108,6 +109,34 @@ def test_what_is_half_there_harms_no_whole_trial_here(url: str, tmp_path: Path) 
     here = finished(tmp_path / "trials" / "t-1")
     pull_all(one, tmp_path)
     assert is_done(here)
+
+
+def test_what_is_half_there_is_sent_again_by_the_machine_that_has_it_whole(url: str, tmp_path: Path) -> None:
+    one = open_remote(url)
+    one.put(f"trials/t-1/{RECORD}", b"{half")
+    one.put(f"trials/t-1/{MARKER}", b"0" * 64)
+    finished(tmp_path / "trials" / "t-1")
+    pull_all(one, tmp_path)
+    push_rest(one, tmp_path)
+    assert open_remote(url).finished_record("t-1") == b"{}"
+
+
+def test_a_run_that_ended_without_predictions_has_none_of_the_run_before(url: str, tmp_path: Path) -> None:
+    here, other = tmp_path / "here" / "trials" / "t-1", tmp_path / "other" / "trials" / "t-1"
+    finished(other, b'"ok"')
+    for name in (PREDICTIONS, STATES):
+        (other / name).write_bytes(b"old")
+    open_remote(url).push(other)
+    pull_all(open_remote(url), tmp_path / "here")
+    assert (here / STATES).read_bytes() == (here / PREDICTIONS).read_bytes() == b"old"
+    run_again(url, tmp_path / "other", "t-1")
+    for name in (PREDICTIONS, STATES):
+        (other / name).unlink()
+    open_remote(url).push(finished(other, b'"crashed"'))
+    pull_all(open_remote(url), tmp_path / "here")
+    assert (here / RECORD).read_bytes() == b'"crashed"'
+    assert not {f"trials/t-1/{name}" for name in (PREDICTIONS, STATES)} & files(url).keys()
+    assert not (here / STATES).exists() and not (here / PREDICTIONS).exists()
 
 
 def run_again(url: str, mirror: Path, trial: str) -> None:
