@@ -247,7 +247,8 @@ def _refuse_unserved(desk: Desk) -> None:
     if desk.data.multi_label and desk.trial.budget.optim.loss == "cross-entropy":
         raise RefusedError("budget.optim.loss: cross-entropy cannot serve data with several labels; use auto or bce")
     fusion, batch = desk.meta.config.fusion, desk.trial.budget
-    if fusion == "as-published" and (batch.micro_batch not in (None, batch.batch_size) or batch.devices > 1):
+    trains = desk.method.card.trains  # else the row has one id, and one result, for all that is asked below
+    if trains and fusion == "as-published" and (batch.micro_batch not in (None, batch.batch_size) or batch.devices > 1):
         why = "attends over the batch, so micro-batches and several devices would change the result"
         raise RefusedError(f"fusion: as-published {why}; leave budget.micro_batch and budget.devices out")
 
