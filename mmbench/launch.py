@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).with_name("rank_process.py")
 LOST_PEER, OUTSIDE, INTERRUPTED = 69, 74, 130
 """Exit codes of a rank: another one has gone; what no trial can help (its cause is left in words); asked to stop."""
 NAMED = ("crashed", "does-not-fit")
-"""Failures that may be those of one rank; any other all ranks come to together."""
+"""Failures that are those of one rank; any other the ranks come to together, as a rule."""
 SAME_SECONDS = 2.0
 """What torchrun ends itself, once a rank has failed, ends later than this."""
 
@@ -81,7 +81,8 @@ def _settle(failures: dict[int, ProcessFailure], left: Path, world: int) -> Tria
     records = sorted(left.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     if records:
         record = load_record(records[0])
-        if record.failure is None or record.status not in NAMED:  # the first rank was done before another one failed
+        alone = record.status in NAMED or len(records) < world
+        if record.failure is None or not alone:  # the ranks were done before one of them failed
             return record
         named = f"rank {records[0].stem} of {world}: {record.failure.message}"
         return record.model_copy(update={"failure": record.failure.model_copy(update={"message": named})})
@@ -92,9 +93,10 @@ def _settle(failures: dict[int, ProcessFailure], left: Path, world: int) -> Tria
 
 def _cause(failures: dict[int, ProcessFailure], world: int) -> BaseException:
     """What the exit codes tell, of ranks that left nothing else."""
-    first_seconds = min(failure.timestamp for failure in failures.values())
+    in_time = sorted(failures.items(), key=lambda entry: (entry[1].timestamp, entry[0]))
+    first_seconds = in_time[0][1].timestamp
     killed, told = [], []
-    for rank, failure in sorted(failures.items()):
+    for rank, failure in in_time:
         code = failure.exitcode
         if code < 0 and code != -signal.SIGTERM and failure.timestamp - first_seconds <= SAME_SECONDS:
             hint = " (out of host memory, unless someone ended it)" if code == -signal.SIGKILL else ""

@@ -1,6 +1,6 @@
 """One rank of a trial, as torchrun starts it: `rank_process.py FOLDER DEVICE LEFT PARENT`.
 
-The first rank leaves the record in the folder LEFT, and so does one that fails alone. All of them end once the process
+The first rank leaves the record in the folder LEFT, and so does one that fails. All of them end once the process
 that started them, PARENT, has gone.
 """
 
@@ -49,10 +49,9 @@ def main(folder: str, kind: str, left: str, parent: str) -> int:
             print(f"rank {ranks.rank}: another rank has gone: {str(error)[:200]}", file=sys.stderr)
             return LOST_PEER
         raise
-    own = record.status in NAMED
-    if ranks.first or own:
+    if ranks.first or record.failure is not None:
         write_atomic(place.with_suffix(".json"), record.model_dump_json().encode())
-    return 1 if own else 0
+    return 1 if record.status in NAMED else 0
 
 
 def _join(device: torch.device) -> None:

@@ -3,11 +3,14 @@ tests/engines/test_ddp.py has real ones."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,9 +21,10 @@ from report_records import environment, failed, record
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from mmbench import rank_process
 from mmbench.bench import Bench
 from mmbench.config import Budget
-from mmbench.errors import ConfigError, DivergedError, StoreError
+from mmbench.errors import ConfigError, DivergedError, RefusedError, StoreError
 from mmbench.evaluate import Missed, Predictions, feeds_for, predict_cases
 from mmbench.executors.base import Share
 from mmbench.executors.local import local_slots
@@ -32,6 +36,7 @@ from mmbench.ranks import ALONE, Ranks
 from mmbench.report.comparable import select
 from mmbench.report.notes import budget_words, device_words
 from mmbench.resume import Interrupted
+from mmbench.run import _refuse_unserved
 from mmbench.suite_file import parse_suite
 from mmbench.train import SINGLE, Fitted
 from mmbench.trials import Digests, make_trial, rows
@@ -213,7 +218,7 @@ def test_a_cluster_is_asked_for_all_devices_of_a_trial() -> None:
 
 
 def died(*codes: int, late: int = 0) -> dict[int, ProcessFailure]:
-    """Ranks that ended with these exit codes; the last one `late` seconds after the others."""
+    """Ranks that ended with these exit codes; the last one `late` seconds after the others, or before them."""
     found = {rank: ProcessFailure(rank, 1, code, "<N/A>") for rank, code in enumerate(codes)}
     for rank, failure in found.items():
         failure.timestamp = 1000 + (late if rank == len(codes) - 1 else 0)
@@ -227,6 +232,8 @@ def died(*codes: int, late: int = 0) -> dict[int, ProcessFailure]:
         ((-11, -15), 0, "rank 0 of 2 was killed by signal 11"),
         ((1, 69), 0, "rank 0 of 2 ended with exit code 1 and without a record"),
         ((1, -9), 30, "rank 0 of 2 ended with exit code 1 and without a record"),
+        ((-11, -9), -1, "rank 1 of 2 was killed by signal 9 (out of host memory, unless someone ended it)"),
+        ((1, 3), -1, "rank 1 of 2 ended with exit code 3 and without a record"),
         ((69, 69), 0, "the 2 ranks lost each other"),
     ],
 )
@@ -246,12 +253,50 @@ def test_ranks_that_were_asked_to_stop_leave_no_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [("crashed", "rank 1 of 2: it broke"), ("does-not-fit", "rank 1 of 2: it broke"), ("diverged", "it broke")],
+    [("crashed", "rank 1 of 2: it broke"), ("does-not-fit", "rank 1 of 2: it broke"), ("refused", "it broke")],
 )
 def test_the_record_of_a_rank_that_failed_is_the_trials(status: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text(failed("LoRA", status, "it broke").model_dump_json())
     found = _settle(died(69, 1), tmp_path, 2)
-    assert found.status == status and found.failure is not None and found.failure.message == message
+    assert found.failure is not None
+    assert (found.status, found.failure.message) == (status, "rank 1 of 2: it broke")
+    (tmp_path / "0.json").write_text(failed("LoRA", status, "it broke").model_dump_json())
+    os.utime(tmp_path / "0.json", (2e9, 2e9))  # later
+    found = _settle(died(1, 1), tmp_path, 2)
+    assert found.failure is not None and found.failure.message == message
+
+
+@pytest.mark.parametrize(("rank", "status", "left"), [(1, "refused", True), (1, "crashed", True), (1, "ok", False)])
+def test_a_rank_that_fails_leaves_its_words(
+    rank: int, status: Any, left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = record("LoRA") if status == "ok" else failed("LoRA", status, "it broke")
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("_watch", "_join"):
+        monkeypatch.setattr(rank_process, name, lambda *_: None)
+    monkeypatch.setattr(rank_process, "run_rank", lambda *_: ended)
+    assert rank_process.main("nowhere", "cpu", str(tmp_path), "1") == (status == "crashed")
+    assert (tmp_path / f"{rank}.json").exists() == left
+
+
+def test_only_what_gloo_says_itself_means_that_another_rank_has_gone() -> None:
+    two = Ranks(0, 2)
+    assert two.lost(RuntimeError("[../third_party/gloo/transport/tcp/pair.cc:534] Connection closed by peer"))
+    assert not two.lost(ConfigError("no folder /data/gloomy-films"))
+    assert not ALONE.lost(RuntimeError("gloo"))
+
+
+@pytest.mark.parametrize(("trains", "devices", "refused"), [(True, 2, True), (True, 1, False), (False, 2, False)])
+def test_a_row_that_does_not_train_serves_any_number_of_devices(trains: bool, devices: int, refused: bool) -> None:
+    desk: Any = SimpleNamespace(
+        data=SimpleNamespace(multi_label=False),
+        trial=SimpleNamespace(budget=Budget(devices=devices)),
+        meta=SimpleNamespace(config=SimpleNamespace(fusion="as-published")),
+        method=SimpleNamespace(card=SimpleNamespace(trains=trains)),
+    )
+    with pytest.raises(RefusedError) if refused else contextlib.nullcontext():
+        _refuse_unserved(desk)
 
 
 def test_rows_of_other_numbers_of_devices_are_kept_apart() -> None:
