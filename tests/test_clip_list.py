@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -43,6 +44,15 @@ def test_lists_of_four_data_sets_are_told_apart(tmp_path: Path) -> None:
     assert listed(tmp_path, 'id,labels\nx,"a,b"\n') == (Clip("x", "x", None, None, ("a", "b"), ""),)
     clips = '{"data": [{"video_id": "y_000003", "wav": "", "video_path": "", "labels": "/m/a,/m/b"}]}'
     assert listed(tmp_path, clips, "list.json") == (Clip("y_000003", "y_000003", None, None, ("/m/a", "/m/b"), ""),)
+
+
+def test_a_json_of_clips_keeps_its_splits(tmp_path: Path) -> None:
+    entries = [{"video_id": name, "labels": "a", "split": name} for name in ("test", "validate", "trian")]
+    others = [{"video_id": f"other{split}", "labels": "a", "split": split} for split in (None, 1)]
+    (tmp_path / "list.json").write_text(json.dumps({"data": entries + others}))
+    found = read_list(tmp_path / "list.json")
+    assert {clip.id: clip.split for clip in found.clips} == {"test": "test", "validate": "val", "otherNone": ""}
+    assert [problem.reason.split(" is ")[0] for problem in found.problems] == ["split 'trian'", "split 1"]
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def _clip_of_json(entry: Any) -> Clip:
     if not isinstance(name, str) or not isinstance(labels, str):
         raise _EntryError("video_id and labels must be texts")
     film = _name(name)
-    return Clip(film, film, None, None, _labels(labels.split(",")), "")
+    return Clip(film, film, None, None, _labels(labels.split(",")), _split(entry.get("split")))
 
 
 def _name(text: str) -> str:
@@ -214,10 +214,11 @@ def _labels(texts: Sequence[str]) -> tuple[str, ...]:
     return labels
 
 
-def _split(text: str) -> str:
-    if text.strip() and text.strip() not in SPLITS:
-        raise _EntryError(f"split {text[:40]!r} is none of {', '.join(SPLITS)}")
-    return SPLITS.get(text.strip(), "")
+def _split(told: object) -> str:
+    text = told.strip() if isinstance(told, str) else told
+    if text not in (None, "", *SPLITS):
+        raise _EntryError(f"split {told!r:.40} is none of {', '.join(SPLITS)}")
+    return SPLITS.get(str(text), "")
 
 
 def _seconds(row: Mapping[str, str], key: str) -> float | None:
