@@ -154,7 +154,16 @@ def test_labels_of_a_checkpoint_are_found_by_mid_or_name(tmp_path: Path) -> None
     (tmp_path / "list.csv").write_text("id,label\nx,/m/1\ny,Rain\nz,Snow\n")
     found = with_labels(read_list(tmp_path / "list.csv"), Labels(("/m/0", "/m/1"), ("Rain", "Dog")))
     assert [(clip.id, clip.labels) for clip in found.clips] == [("x", ("/m/1",)), ("y", ("/m/0",))]
-    assert [(problem.id, problem.reason) for problem in found.problems] == [("z", "label Snow is not in the label csv")]
+    assert [(problem.id, problem.reason) for problem in found.problems] == [
+        ("z", "label Snow names no single class of the label csv")
+    ]
+
+
+def test_a_name_that_several_classes_share_names_none(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("id,label\nx,crow\ny,/m/a\nz,dog\n")
+    found = with_labels(read_list(tmp_path / "list.csv"), Labels(("/m/a", "/m/b", "/m/c"), ("crow", "crow", "dog")))
+    assert [(clip.id, clip.labels) for clip in found.clips] == [("y", ("/m/a",)), ("z", ("/m/c",))]
+    assert [(problem.id, problem.kind) for problem in found.problems] == [("x", "unusable")]
 
 
 @pytest.mark.parametrize(

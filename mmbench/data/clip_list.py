@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -234,13 +235,16 @@ def _seconds(row: Mapping[str, str], key: str) -> float | None:
 
 
 def with_labels(listed: ClipList, labels: Labels) -> ClipList:
-    """Labels as mids, told by mid or by name; a clip of another class goes to the problems."""
-    mids = {**dict(zip(labels.names, labels.mids, strict=True)), **{mid: mid for mid in labels.mids}}
+    """Labels as mids, told by mid or by a name of one class; a clip of another goes to the problems."""
+    uses = Counter(labels.names)
+    mids = {name: mid for name, mid in zip(labels.names, labels.mids, strict=True) if uses[name] == 1}
+    mids |= {mid: mid for mid in labels.mids}
     clips: list[Clip] = []
     problems = list(listed.problems)
     for clip in listed.clips:
         if unknown := [label for label in clip.labels if label not in mids]:
-            problems.append(LeftOut(clip.id, "unusable", f"label {', '.join(unknown)} is not in the label csv"))
+            reason = f"label {', '.join(unknown)} names no single class of the label csv"
+            problems.append(LeftOut(clip.id, "unusable", reason))
         else:
             found = tuple(mids[label] for label in clip.labels)
             clips.append(Clip(clip.id, clip.film, clip.start_s, clip.end_s, found, clip.split))
