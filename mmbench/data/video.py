@@ -26,6 +26,7 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 CONTAINERS = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,webm,avi"}
 SAMPLE_RATE = 16_000  # Hz
 JPEG_QUALITY = 95  # the film is lossy already; the usual 75 would add blocks of its own
+SOUND_RATES = (1_000, 768_000)  # Hz, least and most; a header may promise one that makes gigabytes of a packet
 MOST_PICTURES = 20_000  # of a section before the choice; a header may promise any number a second
 ROUNDING_S = 1e-3  # containers tell times in milliseconds
 REORDER_S = 1.0  # pictures are stored in another order than shown, by less than this
@@ -141,20 +142,28 @@ class _Film:
         import av
 
         resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+        wanted = missing = round(self._section.seconds * SAMPLE_RATE)
         parts: list[NDArray[np.float32]] = []
-        first_s: float | None = None
+        offset: int | None = None
         for frame in self._decoded(self._audio):
-            if first_s is None:
+            if not SOUND_RATES[0] <= frame.sample_rate <= SOUND_RATES[1]:
+                raise VideoError(f"its sound has {frame.sample_rate} Hz, not {SOUND_RATES[0]} to {SOUND_RATES[1]}")
+            if offset is None:
                 first_s = self._section.start_s if frame.time is None else frame.time - self._origin_s
-            parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-        if first_s is None:
+                offset = round((first_s - self._section.start_s) * SAMPLE_RATE)
+                missing -= offset
+            found = [_first_channel(part) for part in resampler.resample(frame)]
+            parts += found
+            missing -= sum(map(len, found))
+            if missing <= 0:  # the times of later frames may say that they begin here too
+                break
+        if offset is None:
             raise VideoError(f"no sound from {self._section.start_s:.1f} s on")
-        parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
+        parts += [_first_channel(part) for part in resampler.resample(None)]
         samples = np.concatenate(parts)
         if not np.isfinite(samples).all():
             raise VideoError("its sound holds samples that are not finite")
-        offset = round((first_s - self._section.start_s) * SAMPLE_RATE)
-        samples = np.pad(samples[max(0, -offset) :], (max(0, offset), 0))[: round(self._section.seconds * SAMPLE_RATE)]
+        samples = np.pad(samples[max(0, -offset) :], (max(0, offset), 0))[:wanted]
         scaled: NDArray[np.int16] = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
         return scaled
 
@@ -207,6 +216,12 @@ def _shortness(wanted_s: float, pictures_s: float, sound_s: float) -> str:
         if found_s < WHOLE_SHARE * wanted_s - 0.1:
             notes.append(words)
     return ", ".join(notes)
+
+
+def _first_channel(part: Any) -> NDArray[np.float32]:
+    """A copy, (S,): a view would keep all channels."""
+    first: NDArray[np.float32] = part.to_ndarray()[0].copy()
+    return first
 
 
 def _wav(samples: NDArray[np.int16]) -> bytes:

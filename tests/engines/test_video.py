@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -153,6 +154,42 @@ def test_a_clip_that_is_a_little_short_is_used_and_told(tmp_path: Path) -> None:
     assert re.fullmatch(
         r"4\.\d of 6\.0 s of pictures, 4\.\d of 6\.0 s of sound", read_excerpt(cut, Section(0, 9, 4, 32)).note
     )
+
+
+def silent(path: Path, codec: str, rate: int, seconds: int) -> Path:
+    """A second of pictures, and sound whose packets all say that they begin at once."""
+    with av.open(str(path), "w") as out:
+        pictures, sound = out.add_stream("mpeg4", rate=FPS), out.add_stream(codec, rate=rate)
+        pictures.width, pictures.height, pictures.pix_fmt, sound.layout = 64, 48, "yuv420p", "mono"
+        for number in range(FPS):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            out.mux(pictures.encode(frame))
+        out.mux(pictures.encode(None))
+        for number in range(seconds):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, rate), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = rate, number * rate
+            for packet in sound.encode(frame):
+                packet.pts = packet.dts = 0
+                out.mux(packet)
+    return path
+
+
+def test_sound_is_counted_by_its_samples_whatever_its_times_say(tmp_path: Path) -> None:
+    path = silent(tmp_path / "long.mkv", "flac", 16_000, 600)
+    tracemalloc.start()
+    try:
+        samples = heard(read_excerpt(path, Section(0.0, 1.0, 2, 32)).sound)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(samples) == 16_000 and most < 4e6  # all of it would be 38 MB
+
+
+@pytest.mark.parametrize("rate", [900, 800_000])
+def test_a_rate_that_no_sound_has_is_refused(tmp_path: Path, rate: int) -> None:
+    with pytest.raises(VideoError, match=f"^its sound has {rate} Hz, not 1000 to 768000$"):
+        read_excerpt(silent(tmp_path / "a.mkv", "pcm_s16le", rate, 2), Section(0.0, 1.0, 2, 32))
 
 
 # The verb ---------------------------------------------------------------------------------------------------------
