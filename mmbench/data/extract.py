@@ -64,6 +64,7 @@ class Job:
     id: str
     video: str
     """Relative to `root`."""
+    stamp: tuple[int, int]
     root: Path
     section: Section
     out: Path
@@ -135,17 +136,20 @@ def _jobs(listed: ClipList, videos: Videos, order: Order, ledger: Ledger, tally:
         except VideoError as error:
             tally.lose(clip.id, "unusable", str(error))
             continue
+        stamp = None if found is None else _stamp(videos.root / found[0])
         entry = ledger.done.get(clip.id)
-        same = entry is not None and (found is None or entry.stamp == _stamp(videos.root / found[0]))
+        same = entry is not None and stamp in (None, entry.stamp)
         if entry is not None and same and ledger.whole(entry, order.verify):  # the video may be gone by now
             tally.before += 1
             tally.keep(entry)
         elif found is None:
             tally.lose(clip.id, "missing", "no video of this name")
+        elif stamp is None:
+            tally.lose(clip.id, "missing", "the file has gone or cannot be reached", found[0])
         else:
             video, start_s = found
             section = Section(start_s, settings.seconds, settings.frames, settings.size)
-            yield Job(clip.id, video, videos.root, section, order.out)
+            yield Job(clip.id, video, stamp, videos.root, section, order.out)
 
 
 def _settle(job: Job, result: Extracted | Refused | Died, ledger: Ledger, tally: _Tally) -> None:
@@ -161,7 +165,6 @@ def _settle(job: Job, result: Extracted | Refused | Died, ledger: Ledger, tally:
 def extract_clip(job: Job) -> Extracted | Refused:
     """Decode one clip and put its files in place; the work of a process."""
     try:
-        stamp = _stamp(job.root / job.video)
         excerpt = read_excerpt(job.root / job.video, job.section)
     except (VideoError, OSError) as error:
         return Refused(str(error))
@@ -172,7 +175,7 @@ def extract_clip(job: Job) -> Extracted | Refused:
     except OSError as error:
         return Refused(f"cannot write the files of {job.id}: {error.strerror}", fatal=True)
     size, digest = sum(map(len, contents)), sha256_of(iter(contents))
-    return Extracted(job.id, job.video, stamp, size, digest, excerpt.note)
+    return Extracted(job.id, job.video, job.stamp, size, digest, excerpt.note)
 
 
 def _place(aside: Path, path: Path, content: bytes) -> None:
@@ -184,8 +187,12 @@ def _place(aside: Path, path: Path, content: bytes) -> None:
     aside.replace(path)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    stat = path.stat()
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """None for a file that has gone, as behind a link that leads nowhere."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
     return stat.st_size, stat.st_mtime_ns
 
 

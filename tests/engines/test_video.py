@@ -331,6 +331,23 @@ def test_what_changed_is_made_anew_and_what_is_finished_needs_no_video(many: Pat
     assert refused.returncode == 2 and "was begun with schema 1, frames 10, seconds 10.0, size 32" in refused.stderr
 
 
+def test_a_link_that_leads_nowhere_is_a_missing_video(many: Path, tmp_path: Path) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    (videos / "dog").mkdir(parents=True)
+    for name in ("first", "second"):
+        shutil.copy(many / "dog" / "clip00.mp4", tmp_path / f"{name}.mp4")
+        (videos / "dog" / f"{name}.mp4").symlink_to(tmp_path / f"{name}.mp4")
+    (tmp_path / "second.mp4").unlink()
+    ended = run(out, str(videos))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert ended.stdout.startswith("1 of 2 clips extracted\n  1 without a video\n")
+    assert (
+        "second,missing,the file has gone or cannot be reached,dog/second.mp4\n" in (out / "left_out.csv").read_text()
+    )
+    (tmp_path / "first.mp4").unlink()  # its clip is finished and needs it no more
+    assert "1 of 2 clips extracted (1 by an earlier run)\n" in run(out, str(videos)).stdout
+
+
 def test_a_decoder_that_takes_too_long_is_ended(many: Path, tmp_path: Path) -> None:
     videos = Videos(many)
     listed, labels = list_folder(videos), labels_of(("cat", "dog"))
@@ -351,7 +368,7 @@ def test_files_that_cannot_be_written_end_the_run_with_their_name(many: Path, tm
     ended = run(tmp_path, str(many))
     assert ended.returncode == 2 and "cannot write the files of clip03: Is a directory" in ended.stderr
     section = Section(0.0, 2.0, 2, 32)
-    refused = extract_clip(Job("a", "dog/clip00.mp4", many, section, tmp_path / "nowhere"))
+    refused = extract_clip(Job("a", "dog/clip00.mp4", (0, 0), many, section, tmp_path / "nowhere"))
     assert isinstance(refused, Refused) and refused.fatal
 
 
