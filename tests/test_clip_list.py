@@ -46,6 +46,16 @@ def test_lists_of_four_data_sets_are_told_apart(tmp_path: Path) -> None:
     assert listed(tmp_path, clips, "list.json") == (Clip("y_000003", "y_000003", None, None, ("/m/a", "/m/b"), ""),)
 
 
+def test_a_clip_that_ends_before_it_begins_is_not_usable(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("id,start,end,label\na,5,5,x\nb,5,4.5,x\nc,5,5.5,x\nd,,4,x\n")
+    found = read_list(tmp_path / "list.csv")
+    assert [clip.film for clip in found.clips] == ["c", "d"]
+    assert [problem.reason for problem in found.problems] == [
+        "end 5 is not after start 5",
+        "end 4.5 is not after start 5",
+    ]
+
+
 def test_a_json_of_clips_keeps_its_splits(tmp_path: Path) -> None:
     entries = [{"video_id": name, "labels": "a", "split": name} for name in ("test", "validate", "trian")]
     others = [{"video_id": f"other{split}", "labels": "a", "split": split} for split in (None, 1)]
@@ -110,14 +120,14 @@ def touch(root: Path, *names: str) -> Videos:
 def test_a_file_named_by_its_start_is_the_clip_and_one_named_by_the_film_is_cut(tmp_path: Path) -> None:
     videos = touch(tmp_path, "a/cut_000030.MP4", "b/kin_000005_000015.mkv", "whole.webm", "cut.mp4", "notes.txt")
 
-    def find(film: str, start_s: float | None, end_s: float | None = None) -> tuple[str, float] | None:
+    def find(film: str, start_s: float | None, end_s: float | None = None) -> tuple[str, float | None] | None:
         return videos.find(Clip("id", film, start_s, end_s, ("x",), ""))
 
-    assert find("cut", 30.0) == ("a/cut_000030.MP4", 0.0)
+    assert find("cut", 30.0) == ("a/cut_000030.MP4", None)
     assert find("cut", 31.0) == ("cut.mp4", 31.0)
-    assert find("kin", 5.0, 15.0) == ("b/kin_000005_000015.mkv", 0.0)
+    assert find("kin", 5.0, 15.0) == ("b/kin_000005_000015.mkv", None)
     assert find("kin", 5.0, 16.0) is None
-    assert find("whole", 7.5) == ("whole.webm", 7.5) and find("whole", None) == ("whole.webm", 0.0)
+    assert find("whole", 7.5) == ("whole.webm", 7.5) and find("whole", None) == ("whole.webm", None)
     assert find("notes", None) is None
     with pytest.raises(VideoError, match="several videos are called whole"):
         touch(tmp_path, "other/whole.avi").find(Clip("id", "whole", 1.0, None, ("x",), ""))
@@ -134,9 +144,9 @@ def test_a_folder_of_classes_is_a_list(tmp_path: Path) -> None:
         ("x", ("cat",), "test"),
     }
     assert {videos.find(clip) for clip in found.clips} == {
-        ("dog/001.mp4", 0.0),
-        ("cat/001.mp4", 0.0),
-        ("test/cat/x.mkv", 0.0),
+        ("dog/001.mp4", None),
+        ("cat/001.mp4", None),
+        ("test/cat/x.mkv", None),
     }
     assert [problem.reason for problem in found.problems] == ["stray.mp4 does not lie in a folder of its class"]
 

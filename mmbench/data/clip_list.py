@@ -49,6 +49,12 @@ class Clip:
     split: str
     """train, val or test; empty where the list tells none."""
 
+    def seconds(self, longest: float) -> float:
+        """How much of a film it is."""
+        if self.start_s is None or self.end_s is None:
+            return longest
+        return min(longest, self.end_s - self.start_s)
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
@@ -88,14 +94,14 @@ class Videos:
             if self._by_stem.setdefault(stem, path) != path:
                 self.shared.add(stem)
 
-    def find(self, clip: Clip) -> tuple[str, float] | None:
+    def find(self, clip: Clip) -> tuple[str, float | None] | None:
         """The relative path, and where in that file the clip begins; None where there is none.
 
-        A file that is named by film and start holds the clip alone, one by the film the whole. Raises VideoError for
-        a name that several files share.
+        A file that is named by film and start holds the clip alone, and so has no such place, one by the film the
+        whole. Raises VideoError for a name that several files share.
         """
         if os.sep in clip.film:  # only a folder's own listing gives paths
-            return clip.film, 0.0
+            return clip.film, None
         for stem, start_s in _stems(clip):
             if stem in self.shared:
                 raise VideoError(f"several videos are called {stem}")
@@ -115,13 +121,13 @@ def _walk(root: Path) -> Iterator[str]:
                 yield os.path.relpath(Path(folder, name), root)
 
 
-def _stems(clip: Clip) -> Iterator[tuple[str, float]]:
+def _stems(clip: Clip) -> Iterator[tuple[str, float | None]]:
     if clip.start_s is not None:
         start = f"{clip.film}_{int(clip.start_s):06d}"
-        yield start, 0.0
+        yield start, None
         if clip.end_s is not None:
-            yield f"{start}_{int(clip.end_s):06d}", 0.0
-    yield clip.film, clip.start_s or 0.0
+            yield f"{start}_{int(clip.end_s):06d}", None
+    yield clip.film, clip.start_s
 
 
 def read_list(path: Path) -> ClipList:
@@ -177,6 +183,8 @@ def _clip_of_row(row: Mapping[str, str]) -> Clip:
     if "wrong" in row:
         raise _EntryError(f"{row['wrong']}; quote a label that holds a comma")
     film, start_s, end_s = _name(row["id"].strip()), _seconds(row, "start"), _seconds(row, "end")
+    if start_s is not None and end_s is not None and end_s <= start_s:
+        raise _EntryError(f"end {end_s:g} is not after start {start_s:g}")
     labels = row["labels"].split(",") if "labels" in row else [row["label"]]
     id = film if start_s is None else f"{film}_{int(start_s):06d}"
     return Clip(id, film, start_s, end_s, _labels(labels), _split(row.get("split", "")))

@@ -148,7 +148,8 @@ def _jobs(listed: ClipList, videos: Videos, order: Order, ledger: Ledger, tally:
             tally.lose(clip.id, "missing", "the file has gone or cannot be reached", found[0])
         else:
             video, start_s = found
-            section = Section(start_s, settings.seconds, settings.frames, settings.size)
+            seconds = settings.seconds if start_s is None else clip.seconds(settings.seconds)
+            section = Section(start_s or 0.0, seconds, settings.frames, settings.size)
             yield Job(clip.id, video, stamp, videos.root, section, order.out)
 
 

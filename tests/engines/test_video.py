@@ -331,6 +331,18 @@ def test_what_changed_is_made_anew_and_what_is_finished_needs_no_video(many: Pat
     assert refused.returncode == 2 and "was begun with schema 1, frames 10, seconds 10.0, size 32" in refused.stderr
 
 
+def test_a_clip_ends_where_the_list_says_unless_its_file_is_the_clip(tmp_path: Path) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    film(videos / "uncut.mp4", 6.0)
+    film(videos / "own_000030.mp4", 4.0)
+    (tmp_path / "list.csv").write_text("id,start,end,label\nuncut,0,2,a\nuncut,1,5,a\nown,30,31,a\n")
+    words = ("--videos", str(videos), "--seconds", "3")
+    assert run(out, str(tmp_path / "list.csv"), *words).returncode == 0
+    lengths = {path.stem: soundfile.info(path).duration for path in (out / "audio").iterdir()}
+    assert lengths == {"uncut_000000": 2.0, "uncut_000001": 3.0, "own_000030": 3.0}
+    assert shown(out / "frames" / "frame_9" / "uncut_000000.jpg") == 20 * 9 // 10 - 1
+
+
 def test_a_link_that_leads_nowhere_is_a_missing_video(many: Path, tmp_path: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
     (videos / "dog").mkdir(parents=True)
