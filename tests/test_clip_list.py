@@ -46,6 +46,21 @@ def test_lists_of_four_data_sets_are_told_apart(tmp_path: Path) -> None:
     assert listed(tmp_path, clips, "list.json") == (Clip("y_000003", "y_000003", None, None, ("/m/a", "/m/b"), ""),)
 
 
+def test_clips_that_begin_in_the_same_second_have_names_of_their_own(tmp_path: Path) -> None:
+    clips = listed(tmp_path, "id,start,label\na,1,x\na,1.1,x\na,1.9,x\na,1.9996,x\na,1900,x\na,1000000,x\n")
+    assert [clip.id for clip in clips] == [
+        "a_000001",
+        "a_000001100",
+        "a_000001900",
+        "a_000002",
+        "a_001900",
+        "a_1000000",
+    ]
+    videos = touch(tmp_path, "a_000001.mp4", "a_000001900_000003500.mp4", "a.mp4")
+    assert videos.find(Clip("id", "a", 1.1, None, ("x",), "")) == ("a.mp4", 1.1)
+    assert videos.find(Clip("id", "a", 1.9, 3.5, ("x",), "")) == ("a_000001900_000003500.mp4", None)
+
+
 def test_a_clip_that_ends_before_it_begins_is_not_usable(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("id,start,end,label\na,5,5,x\nb,5,4.5,x\nc,5,5.5,x\nd,,4,x\n")
     found = read_list(tmp_path / "list.csv")

@@ -123,11 +123,17 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _stems(clip: Clip) -> Iterator[tuple[str, float | None]]:
     if clip.start_s is not None:
-        start = f"{clip.film}_{int(clip.start_s):06d}"
+        start = f"{clip.film}_{_written(clip.start_s)}"
         yield start, None
         if clip.end_s is not None:
-            yield f"{start}_{int(clip.end_s):06d}", None
+            yield f"{start}_{_written(clip.end_s)}", None
     yield clip.film, clip.start_s
+
+
+def _written(at_s: float) -> str:
+    """A time in a name: seconds in six or seven digits, milliseconds in nine where they are not whole."""
+    whole_s, rest_ms = divmod(round(at_s * 1000), 1000)
+    return f"{whole_s:06d}{rest_ms:03d}" if rest_ms else f"{whole_s:06d}"
 
 
 def read_list(path: Path) -> ClipList:
@@ -186,7 +192,7 @@ def _clip_of_row(row: Mapping[str, str]) -> Clip:
     if start_s is not None and end_s is not None and end_s <= start_s:
         raise _EntryError(f"end {end_s:g} is not after start {start_s:g}")
     labels = row["labels"].split(",") if "labels" in row else [row["label"]]
-    id = film if start_s is None else f"{film}_{int(start_s):06d}"
+    id = film if start_s is None else f"{film}_{_written(start_s)}"
     return Clip(id, film, start_s, end_s, _labels(labels), _split(row.get("split", "")))
 
 

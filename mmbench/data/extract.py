@@ -65,6 +65,9 @@ class Job:
     video: str
     """Relative to `root`."""
     stamp: tuple[int, int]
+    start_s: float | None
+    seconds: float
+    """As listed; a video that is the clip is taken from its beginning."""
     root: Path
     section: Section
     out: Path
@@ -137,8 +140,9 @@ def _jobs(listed: ClipList, videos: Videos, order: Order, ledger: Ledger, tally:
             tally.lose(clip.id, "unusable", str(error))
             continue
         stamp = None if found is None else _stamp(videos.root / found[0])
+        listed_s = (clip.start_s, clip.seconds(settings.seconds))
         entry = ledger.done.get(clip.id)
-        same = entry is not None and stamp in (None, entry.stamp)
+        same = entry is not None and stamp in (None, entry.stamp) and listed_s == (entry.start_s, entry.seconds)
         if entry is not None and same and ledger.whole(entry, order.verify):  # the video may be gone by now
             tally.before += 1
             tally.keep(entry)
@@ -148,9 +152,9 @@ def _jobs(listed: ClipList, videos: Videos, order: Order, ledger: Ledger, tally:
             tally.lose(clip.id, "missing", "the file has gone or cannot be reached", found[0])
         else:
             video, start_s = found
-            seconds = settings.seconds if start_s is None else clip.seconds(settings.seconds)
+            seconds = settings.seconds if start_s is None else listed_s[1]
             section = Section(start_s or 0.0, seconds, settings.frames, settings.size)
-            yield Job(clip.id, video, stamp, videos.root, section, order.out)
+            yield Job(clip.id, video, stamp, *listed_s, videos.root, section, order.out)
 
 
 def _settle(job: Job, result: Extracted | Refused | Died, ledger: Ledger, tally: _Tally) -> None:
@@ -176,7 +180,7 @@ def extract_clip(job: Job) -> Extracted | Refused:
     except OSError as error:
         return Refused(f"cannot write the files of {job.id}: {error.strerror}", fatal=True)
     size, digest = sum(map(len, contents)), sha256_of(iter(contents))
-    return Extracted(job.id, job.video, job.stamp, size, digest, excerpt.note)
+    return Extracted(job.id, job.video, job.stamp, job.start_s, job.seconds, size, digest, excerpt.note)
 
 
 def _place(aside: Path, path: Path, content: bytes) -> None:

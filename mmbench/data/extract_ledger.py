@@ -39,6 +39,9 @@ class Extracted:
     video: str
     stamp: tuple[int, int]
     """The video's size in bytes and time of change in nanoseconds."""
+    start_s: float | None
+    seconds: float
+    """As listed: the names of the files tell less, and what is listed may be corrected."""
     bytes: int
     """Of all its files."""
     sha256: str

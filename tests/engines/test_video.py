@@ -343,6 +343,33 @@ def test_a_clip_ends_where_the_list_says_unless_its_file_is_the_clip(tmp_path: P
     assert shown(out / "frames" / "frame_9" / "uncut_000000.jpg") == 20 * 9 // 10 - 1
 
 
+def test_a_corrected_list_makes_its_clips_anew(tmp_path: Path) -> None:
+    videos, out, listing = tmp_path / "videos", tmp_path / "out", tmp_path / "list.csv"
+    film(videos / "a.mp4", 5.0)
+
+    def extracted(*rows: str) -> str:
+        listing.write_text("\n".join(("id,start,end,label", *rows)))
+        ended = run(out, str(listing), "--videos", str(videos))
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.splitlines()[0]
+
+    assert extracted("a,1.1,3,x", "a,1.7,3,x", "a,2,4,x") == "3 of 3 clips extracted"
+    names = ("a_000001100", "a_000001700", "a_000002")
+    assert [shown(out / "frames" / "frame_0" / f"{name}.jpg") for name in names] == [11, 17, 20]
+    listed = extracted("a,1.1,3,x", "a,1.7,4.7,x", "a,2.0002,4.0,x")  # an end, and a start by less than a name tells
+    assert listed == "3 of 3 clips extracted (1 by an earlier run)"
+    assert [soundfile.info(out / "audio" / f"{name}.wav").duration for name in names[1:]] == [3.0, 1.9998125]
+    (videos / "a.mp4").unlink()
+    assert extracted("a,1.1,3,x", "a,2.0002,4,x") == "2 of 2 clips extracted (2 by an earlier run)"
+    listing.write_text("a,1.1,x,train\na,2,x,train\n")  # other ends than those of the files
+    ended = run(out, str(listing), "--videos", str(videos))
+    assert ended.returncode == 2 and "none of 2 clips could be extracted" in ended.stderr
+    source = cavmae_manifest(
+        DataConfig(name="cavmae-manifest", manifest=out / "clips.json", label_csv=out / "labels.csv")
+    )
+    assert {item.group for item in source.items} == {"a"}
+
+
 def test_a_link_that_leads_nowhere_is_a_missing_video(many: Path, tmp_path: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
     (videos / "dog").mkdir(parents=True)
@@ -380,7 +407,7 @@ def test_files_that_cannot_be_written_end_the_run_with_their_name(many: Path, tm
     ended = run(tmp_path, str(many))
     assert ended.returncode == 2 and "cannot write the files of clip03: Is a directory" in ended.stderr
     section = Section(0.0, 2.0, 2, 32)
-    refused = extract_clip(Job("a", "dog/clip00.mp4", (0, 0), many, section, tmp_path / "nowhere"))
+    refused = extract_clip(Job("a", "dog/clip00.mp4", (0, 0), None, 2.0, many, section, tmp_path / "nowhere"))
     assert isinstance(refused, Refused) and refused.fatal
 
 
