@@ -20,7 +20,7 @@ PLAIN = ("--set", "backbones=[{name: cavmae-tiny, fusion: none}]")
 """Pre-training has no fusion block: it would start shut from one kind of weights, and open from the other."""
 UNLABELLED = ("--set", "datasets.0.seed=1")
 LABELLED = ("--set", "datasets.0.samples=1000", "--set", "datasets.0.split={test: 0.8, val: 0.2}")
-LONGER = ("--epochs", "60", "--option", "decay_start=30", "--option", "decay_step=5")
+LONGER = ("--epochs", "60", "--option", "decay_start=30", "--option", "decay_step=5", "--option", "average_from=31")
 STARTS = {"random": (), "random, five times the epochs": LONGER, "pre-trained": ()}
 
 
@@ -37,7 +37,8 @@ def accuracies(out: Path, seed: int, short: bool) -> dict[str, float]:
     for start, options in STARTS.items():
         init = ("--init", str(out / f"pretrained-{seed}")) if start == "pre-trained" else ()
         folder = out / f"{start}-start-{seed}".replace(", ", "-").replace(" ", "-")
-        backbone("finetune", folder, seed, *LABELLED, *init, *options, *fewer)
+        averaged = ("--option", "average_from=1") if short else ()
+        backbone("finetune", folder, seed, *LABELLED, *init, *options, *fewer, *averaged)
         found[start] = float(load_meta(folder).meta["test_accuracy"])
     return found
 

@@ -21,6 +21,7 @@ from mmbench.resume import PROGRESS
 
 DATA = ("synthetic-av", "--set", "datasets.0.samples=60", "--device", "cpu")
 SIZE = ("--batch-size", "8", "--epochs", "2")
+WHOLE = ("--option", "average_from=1")
 DUMP = """
 import os, shutil, torch
 from beds import memory_data
@@ -71,7 +72,7 @@ def test_a_pre_training_leaves_a_model_its_card_and_its_epochs(pretrained: Path)
 def test_the_same_command_again_finds_it_finished_and_another_is_refused(pretrained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in pretrained.iterdir()}
     assert sound("pretrain", *DATA, *SIZE, "--out", str(pretrained)).strip() == str(pretrained)
-    for words in (("pretrain", *DATA, *SIZE, "--seed", "1"), ("finetune", *DATA, *SIZE)):
+    for words in (("pretrain", *DATA, *SIZE, "--seed", "1"), ("finetune", *DATA, *SIZE, *WHOLE)):
         result = call(*words, "--out", str(pretrained))
         assert result.exit_code == 2
         assert "holds another backbone; choose another --out" in result.output
@@ -90,7 +91,7 @@ def test_what_a_kill_left_beside_a_finished_model_is_removed(pretrained: Path) -
 def tuned(pretrained: Path) -> Path:
     out = pretrained.parent / "tuned"
     frozen = ("--option", "freeze_base=true", "--lr", "0.00001", "--precision", "bf16")
-    sound("finetune", *DATA, *SIZE, *frozen, "--init", str(pretrained), "--out", str(out))
+    sound("finetune", *DATA, *SIZE, *WHOLE, *frozen, "--init", str(pretrained), "--out", str(out))
     return out
 
 

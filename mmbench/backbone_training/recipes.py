@@ -112,7 +112,7 @@ FINETUNE: Mapping[str, FinetuneRecipe] = MappingProxyType(
             update={"lr": 5e-5, "head_lr": 100.0, "batch_size": 36, "epochs": 15, "decay_start": 5, "average_from": 3}
         ),
         "tiny": FinetuneRecipe(
-            lr=2e-3, batch_size=32, epochs=12, head_lr=1.0, noise=False, decay_start=6, decay_step=1
+            lr=2e-3, batch_size=32, epochs=12, head_lr=1.0, noise=False, decay_start=6, decay_step=1, average_from=7
         ),
     }
 )
