@@ -19,7 +19,7 @@ from mmbench.executors.slurm import SlurmExecutor
 from mmbench.executors.there import EXIT_CODE, run_there
 
 TRIAL = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 place = pathlib.Path(sys.argv[2])
 
 def leave(*_):
@@ -27,6 +27,7 @@ def leave(*_):
     raise SystemExit(130)
 
 signal.signal(signal.SIGTERM, leave)
+(place / "pid").write_text(str(os.getpid()))
 (place / "up").touch()
 time.sleep(60)
 """
@@ -80,8 +81,7 @@ def test_a_trial_that_slurm_signals_itself_goes_on_until_it_is_asked_to_leave(
     trial: Path, submitit_handler: object
 ) -> None:
     def signal_all() -> None:
-        (pid,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        os.kill(int(pid), signal.SIGUSR2)
+        os.kill(int((trial / "pid").read_text()), signal.SIGUSR2)
         os.kill(os.getpid(), signal.SIGUSR2)
 
     thread = once_up(trial, signal_all)
