@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -52,27 +53,32 @@ def build_site(folder: Path, out: Path, samples: bool = True) -> Built:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.resolve().parent) as aside:
             new = Path(aside)
-            content = _arranged(board, new / PLOTS)
-            cases = cases_of(board)
-            extras = Extras(
-                parts=part_cards(content),
-                corruptions={subject.label: corruption_cards(subject, cases) for subject in content.subjects},
-                samples=_samples(content.subjects, cases, new) if samples else {},
-            )
-            built = write_site(content, new, extras)
+            with _drawn(board, new / PLOTS) as drawn:
+                content = arrange(board, drawn)
+                built = write_site(content, new, _extras(content, new, samples))
             _install(new, out)
     except OSError as error:
         raise RecordError(f"cannot write site {out}: {error.strerror}; choose another folder with --out") from None
     return built
 
 
-def _arranged(board: Board, plots: Path) -> Content:
-    """The tables, and the plots of the same records; of many records at the same time, in a process of their own."""
+def _extras(content: Content, new: Path, samples: bool) -> Extras:
+    cases = cases_of(content.board)
+    return Extras(
+        parts=part_cards(content),
+        corruptions={subject.label: corruption_cards(subject, cases) for subject in content.subjects},
+        samples=_samples(content.subjects, cases, new) if samples else {},
+    )
+
+
+@contextmanager
+def _drawn(board: Board, plots: Path) -> Iterator[Callable[[], tuple[Plot, ...]]]:
+    """Gives the plots; those of many records are drawn in a process of their own while pages are written."""
     if len(board.records) < MANY:
-        return arrange(board, write_plots(board, plots))
+        yield partial(write_plots, board, plots)
+        return
     with ProcessPoolExecutor(1, get_context("spawn"), use_plugins, (plugins(),)) as pool:
-        drawn = pool.submit(_draw, board.folder, plots)
-        return replace(arrange(board), plots=drawn.result())
+        yield pool.submit(_draw, board.folder, plots).result
 
 
 def _draw(folder: Path, plots: Path) -> tuple[Plot, ...]:

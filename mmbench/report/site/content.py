@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from mmbench.records import TrialRecord
 from mmbench.report.aggregate import Board, accuracy_table, slug
@@ -60,7 +61,12 @@ class Content:
     """Title of a row -> every table that has it, cut down to its rows."""
     rankings: tuple[Table, ...]
     """Over all data sets and cases."""
-    plots: tuple[Plot, ...]
+    drawn: Callable[[], tuple[Plot, ...]]
+    """Gives the plots, once they are drawn."""
+
+    @cached_property
+    def plots(self) -> tuple[Plot, ...]:
+        return self.drawn()
 
     def plots_of(self, table: Table) -> tuple[Plot, ...]:
         return tuple(plot for plot in self.plots if plot.group == table.slug)
@@ -74,7 +80,7 @@ class Content:
         return None if row.reported else self.method_paths.get(row.name)
 
 
-def arrange(board: Board, plots: tuple[Plot, ...] = ()) -> Content:
+def arrange(board: Board, drawn: Callable[[], tuple[Plot, ...]] = tuple) -> Content:
     """Read the tables off a board once, and give every page its name."""
     paths = file_names(board.groups, "tables")
     places = tuple(_place(board, group, paths[group]) for group in board.groups)
@@ -95,7 +101,7 @@ def arrange(board: Board, plots: tuple[Plot, ...] = ()) -> Content:
         case_paths={case: subject_paths[subject.label] for subject in subjects for case in subject.cases},
         rows=_rows_by_title((*(table for place in places for table in place.tables), *rankings)),
         rankings=rankings,
-        plots=plots,
+        drawn=drawn,
     )
 
 

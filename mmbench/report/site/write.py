@@ -44,6 +44,7 @@ def write_site(content: Content, out: Path, extras: Extras) -> Built:
     problems = tuple(dict.fromkeys((*board.problems, *all_problems(board))))
     pages = Pages(out, site=content, name=plain(board.name))
     pages.write_static()
+    unread = _trials(pages, content)  # most of the work, and the only kind that shows no plot
     _overview(pages, content, problems)
     for place in content.places:
         pages.write(place.path, "place.html", here="", title=place.title, tables=place.tables)
@@ -51,7 +52,6 @@ def write_site(content: Content, out: Path, extras: Extras) -> Built:
         pages.write(RANKS, "place.html", here="", title="Mean ranks", tables=content.rankings)
     _methods(pages, content, extras)
     _cases(pages, content, extras)
-    unread = _trials(pages, content)
     pages.write("compare.html", "compare.html", here="compare.html", data=comparisons(content))
     return Built(pages.written, (*problems, *unread))
 
