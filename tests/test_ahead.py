@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from beds import COMPLETE, NO_AUDIO, build, equal, make_bench, make_job, memory_data
@@ -50,10 +51,17 @@ def test_the_next_ones_are_made_meanwhile_and_no_more() -> None:
 
 def test_closing_drops_what_has_not_begun() -> None:
     begun: list[int] = []
-    permits = threading.Semaphore(1)
-    results = ahead((lambda job=job: (permits.acquire(timeout=10), job())[1] for job in counted(6, begun)), 3)
+    at_work, permits = threading.Semaphore(0), threading.Semaphore(1)
+
+    def gated(job: Callable[[], int]) -> int:
+        at_work.release()
+        assert permits.acquire(timeout=10)
+        return job()
+
+    results = ahead((partial(gated, job) for job in counted(6, begun)), 3)
     assert next(results) == 0
-    threading.Timer(0.2, permits.release).start()  # lets the one that waits by now go on
+    assert at_work.acquire(timeout=10) and at_work.acquire(timeout=10)  # the second one waits for its permit
+    threading.Timer(0.2, permits.release).start()
     results.close()
     assert begun == [0, 1]
 
