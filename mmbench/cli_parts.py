@@ -23,7 +23,7 @@ SuiteOrFolder = Annotated[Path, typer.Argument(help="A suite file, or a folder o
 Subject = Annotated[Path, typer.Argument(help="A suite, a folder of pairs, or a data set that needs no files.")]
 
 data_app = typer.Typer(help="Read data sets into stores.", no_args_is_help=True)
-backbone_app = typer.Typer(help="Build, import and inspect source models.", no_args_is_help=True)
+backbone_app = typer.Typer(help="Pre-train, fine-tune, import and inspect source models.", no_args_is_help=True)
 new_app = typer.Typer(help="Write skeletons.", no_args_is_help=True)
 
 
