@@ -22,6 +22,7 @@ EVALUATION = "mmbench-corrupt-v1"
 TRAINING = "mmbench-train-v1"
 FIELD_SEPARATOR = b"\x1f"
 UNIT = 2.0**-53
+SQRT_2 = math.sqrt(2)
 CHUNK = 32768  # uniforms at a time: the cache of a core holds them through every step that they go through
 BUCKETS = 1024  # of the uniforms, in the search of a Poisson table
 
@@ -113,10 +114,12 @@ class Draws:
         """(B, *shape) float32, standard normal; the values of `normals`."""
         out = np.empty((len(self), math.prod(shape)), dtype=np.float32)
         for _, places, drawn in self._drawn(name, out):
-            uniform = torch.from_numpy(drawn)
-            # torch's inverse agrees with SciPy's to 1e-15 and takes a third of its time.
-            torch.special.ndtri(uniform, out=uniform)
-            places[:] = drawn
+            # ndtri(u) is -sqrt(2) erfinv(1 - 2u), which agrees to 1e-15 and takes half the time. 1 - 2u is exact.
+            drawn *= -2
+            drawn += 1
+            inverse = torch.from_numpy(drawn)
+            torch.erfinv(inverse, out=inverse)
+            np.multiply(drawn, -SQRT_2, out=places, casting="same_kind")
         return torch.from_numpy(out).view(len(self), *shape)
 
     def integers(self, name: str, high: int | Tensor, shape: Sequence[int] = ()) -> Tensor:
