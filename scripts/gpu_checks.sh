@@ -20,6 +20,8 @@ OUT is leaderboards/gpu-<model of the GPU> unless given. It will hold
                     at batch 38, as in the paper; of compiled blocks; the largest batch within 24, 40, 80 GiB
   cap-*/            the short training within 4 and 24 GiB
   suite.yaml, records/, tables/, plots/, README.md   a short training of each method on synthetic-av
+  pretraining/      losses and seconds of two epochs of pre-training a cavmae-base from random weights
+  two-devices/      the short training on two GPUs, where there are two
 TEXT
 }
 
@@ -91,5 +93,16 @@ for cap_gib in 4 24; do
   mmbench leaderboard "$results-$cap_gib-gib" --out "$out/cap-$cap_gib-gib"
 done
 mmbench leaderboard "$results" --out "$out"
+
+mmbench backbone pretrain synthetic-av --preset cavmae-base --set datasets.0.samples=256 --batch-size 32 --epochs 2 \
+  --precision bf16 --device cuda --out "$results-pretraining" || failed=1
+mkdir -p "$out/pretraining"
+find "$results-pretraining" -maxdepth 1 -type f ! -name "*.safetensors" -exec cp {} "$out/pretraining" \;
+if [[ $("$python" -c 'import torch; print(torch.cuda.device_count())') -gt 1 ]]; then
+  mmbench run "$out/suite.yaml" --out "$results-two-devices" --device cuda --set budget.devices=2 || failed=1
+  mmbench leaderboard "$results-two-devices" --out "$out/two-devices"
+else
+  echo "one GPU here: budget.devices=2 was not tried" >&2
+fi
 echo "results in $out" >&2
 exit "$failed"
