@@ -8,8 +8,10 @@ import pytest
 from report_records import BUDGET, CASES, board, data, failed, of, record
 
 from mmbench.records import TrialFacts, TrialRecord
+from mmbench.report.board import all_problems
 from mmbench.report.ranking import ranking, ranking_table
 from mmbench.report.stats import critical_difference
+from mmbench.report.tables import ranking_problems, ranking_tables
 from mmbench.report.text import as_text
 
 
@@ -45,6 +47,14 @@ def test_a_row_with_a_gap_is_left_out_and_named() -> None:
     assert found is not None and len(found.names) == 3 and found.left_out == ("d clean", "e clean")
     table = ranking_table(board(records), "blind")
     assert table is not None and any("left out: d clean, e clean" in note for note in table.notes)
+
+
+def test_rows_that_cannot_be_ranked_are_told() -> None:
+    few = board([*rows("ab"), *rows("abc", "cifar10-av")])
+    assert ranking(few, "blind") is None and ranking_tables(few) == ()
+    told = "no mean ranks, blind track: fewer than 3 of its 3 rows have every seed and case on every data set"
+    assert told in all_problems(few)
+    assert ranking_problems(board(rows("ab"))) == () == ranking_problems(board(rows("abc")))
 
 
 def test_a_table_over_data_sets_says_how_each_was_made() -> None:

@@ -19,7 +19,7 @@ from mmbench.report.model import plain
 from mmbench.report.outcomes import OUTCOMES, write_outcomes
 from mmbench.report.plots import write_plots
 from mmbench.report.published import reported_tables
-from mmbench.report.tables import FORMATS, check_format, group_tables, write_tables
+from mmbench.report.tables import FORMATS, check_format, group_tables, ranking_problems, write_tables
 from mmbench.report.text import as_markdown, escape_markdown
 from mmbench.strict_yaml import read_yaml
 
@@ -71,13 +71,14 @@ def write_board(
 
 
 def all_problems(board: Board) -> tuple[str, ...]:
-    """Records that were read but could not stand beside the others."""
-    return tuple(
+    """Records that were read but could not stand beside the others, and rows that could not be ranked."""
+    selected = tuple(
         text
         for dataset, backbone in board.groups
         for online in (False, True)
         for text in select(board.records, dataset, backbone, online).problems
     )
+    return selected + ranking_problems(board)
 
 
 def _make_folders(target: Path) -> None:

@@ -85,6 +85,19 @@ def ranking(board: Board, track: Track) -> Ranking | None:
     )
 
 
+def unranked(board: Board, track: Track) -> str | None:
+    """Why a board has no mean ranks on a track; None if it has, or has too few rows or cases to rank at all."""
+    if ranking(board, track) is not None:
+        return None
+    selections = [s for d, b in board.groups if (s := select(board.records, d, b)).records]
+    rows = set().union(*(_contents([selection]) for selection in selections))
+    blocks = sum(len(set(selection.cases) - set(selection.idle)) for selection in selections)
+    if len(rows) < _FEWEST_ROWS or blocks < _FEWEST_BLOCKS:
+        return None
+    fewer = f"fewer than {_FEWEST_ROWS} of its {len(rows)} rows have every seed and case on every data set"
+    return f"no mean ranks, {track} track: {fewer}"
+
+
 def _contents(selections: Sequence[Selection]) -> dict[Name, set[str]]:
     """Every row, with what its title stands for in each selection."""
     found: dict[Name, set[str]] = {}

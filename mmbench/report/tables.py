@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from mmbench.cards import Track
 from mmbench.errors import ConfigError, UnknownNameError
 from mmbench.files import write_atomic
 from mmbench.report.aggregate import Board, accuracy_table
@@ -20,7 +21,7 @@ from mmbench.report.machine import as_csv, as_json, as_parquet
 from mmbench.report.model import Table
 from mmbench.report.online import online_tables
 from mmbench.report.published import reported_tables
-from mmbench.report.ranking import ranking_table
+from mmbench.report.ranking import ranking_table, unranked
 from mmbench.report.robustness import robustness_tables
 from mmbench.report.text import as_markdown, as_text
 from mmbench.report.tradeoff import trade_off_tables
@@ -61,9 +62,18 @@ def all_tables(board: Board, fmt: str = "txt") -> tuple[Table, ...]:
 
 def ranking_tables(board: Board) -> tuple[Table, ...]:
     """Mean ranks over all data sets and cases, one table a track; none with too few rows or cases."""
-    scored = {track for group in board.groups for track in select(board.records, *group).tracks}
-    found = (ranking_table(board, track) for track in FALLBACKS if track in scored)
+    found = (ranking_table(board, track) for track in _tracks(board))
     return tuple(table for table in found if table is not None)
+
+
+def ranking_problems(board: Board) -> tuple[str, ...]:
+    """Why there is no such table although there are rows and cases enough, a text a track."""
+    return tuple(text for track in _tracks(board) if (text := unranked(board, track)) is not None)
+
+
+def _tracks(board: Board) -> tuple[Track, ...]:
+    scored = {track for group in board.groups for track in select(board.records, *group).tracks}
+    return tuple(track for track in FALLBACKS if track in scored)
 
 
 def render(table: Table, fmt: str) -> str:
