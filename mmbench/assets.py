@@ -16,6 +16,7 @@ from mmbench.errors import DataError
 
 VARIABLE = "MMBENCH_ASSETS"
 SOUNDS = (".wav",)
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _folders: list[Path] = []  # what the suite named, at most one
 
 
@@ -34,13 +35,18 @@ def use_assets(folder: Path | None) -> None:
 
 
 def assets_root() -> Path | None:
-    """The assets folder, or None; raises DataError if one is named that does not exist."""
+    """The assets folder, or None; raises DataError if one is named that does not exist or holds no kind."""
     named = _folders[0] if _folders else os.environ.get(VARIABLE)
     if not named:
         return None
     root = Path(named)
     if not root.is_dir():
         raise DataError(f"assets folder {root} does not exist; create it, or unset 'assets' and {VARIABLE}")
+    if not any(path.is_dir() for path in root.iterdir()):
+        raise DataError(
+            f"assets folder {root} holds no folder of a kind, such as rain/ or frost/; put files into folders named "
+            f"after what they replace, or unset 'assets' and {VARIABLE}"
+        )
     return root
 
 
@@ -51,13 +57,19 @@ def asset_folder(kind: str) -> Path | None:
 
 
 def asset_files(kind: str, suffixes: Sequence[str]) -> tuple[Path, ...]:
-    """Files of a kind by name; none if there is no such folder. One kind may hold sounds and photographs."""
+    """Files of a kind by name; none if there is no such folder. One kind may hold sounds and photographs.
+
+    Raises DataError for a folder that holds nothing usable: what is generated would take its place unnoticed.
+    """
     folder = asset_folder(kind)
     if folder is None:
         return ()
     files = _visible(folder)
-    if not files:
-        raise DataError(f"assets folder {folder} is empty; put files ({', '.join(suffixes)}) there or remove it")
+    beside = SOUNDS if set(SOUNDS).isdisjoint(suffixes) else PICTURES
+    if not any(path.suffix.lower() in (*suffixes, *beside) for path in files):
+        raise DataError(
+            f"assets folder {folder} holds no file that is read; put files ({', '.join(suffixes)}) there or remove it"
+        )
     return tuple(path for path in files if path.suffix.lower() in suffixes)
 
 

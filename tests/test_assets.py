@@ -74,7 +74,28 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_named(rain: Path) -> None:
-    with pytest.raises(DataError, match=r"rain is empty; put files \(\.wav\) there or remove it"):
+    with pytest.raises(DataError, match=r"rain holds no file that is read; put files \(\.wav\) there or remove it"):
+        scene_noise("rain", draws(), RATE)
+
+
+@pytest.mark.parametrize("name", ["a.flac", "licence.txt"])
+def test_a_folder_of_files_that_nothing_reads_is_named(rain: Path, name: str) -> None:
+    (rain / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"rain holds no file that is read; put files \(\.wav\) there"):
+        scene_noise("rain", draws(), RATE)
+
+
+def test_photographs_of_a_kind_leave_its_sound_generated(rain: Path) -> None:
+    generated = scene_noise("frost", draws(), RATE)
+    (rain.parent / "frost").mkdir()
+    (rain.parent / "frost" / "a.JPG").write_bytes(b"x")
+    assert np.array_equal(scene_noise("frost", draws(), RATE), generated)
+
+
+def test_a_folder_of_recordings_in_place_of_a_folder_of_kinds_is_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1000), RATE)
+    use_assets(tmp_path)
+    with pytest.raises(DataError, match=r"holds no folder of a kind, such as rain/ or frost/"):
         scene_noise("rain", draws(), RATE)
 
 

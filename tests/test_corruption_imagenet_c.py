@@ -272,6 +272,9 @@ def test_a_broken_or_small_photograph_is_named(frost_folder: Path) -> None:
     Image.new("RGB", (64, 80)).save(frost_folder / "small.png")
     with pytest.raises(DataError, match=r"small\.png has 64x80 pixels.*64x64"):
         photographs(64, 64)
+    (frost_folder / "small.png").rename(frost_folder / "small.webp")
+    with pytest.raises(DataError, match=r"frost holds no file that is read; put files \(\.jpg, \.jpeg, \.png\)"):
+        photographs(64, 64)
     (frost_folder / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cannot read photograph .*broken\.jpg"):
         photographs(64, 64)
