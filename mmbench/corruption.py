@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -48,14 +49,25 @@ class Corruption:
         return Draws(key, self.card.name, self.severity, ids, lengths)
 
     def apply(self, batch: Tensor, draws: Draws) -> Tensor:
-        """The corrupted batch, of the same shape and type; raises ConfigError if the function breaks that promise."""
+        """The corrupted batch, of the same shape and type and finite; raises ConfigError if the function is not so."""
         out = self.function(batch, draws, self.severity)
         if out.shape != batch.shape or out.dtype != batch.dtype:
             raise ConfigError(
                 f"corruption '{self.card.name}' turned {tuple(batch.shape)} {batch.dtype} into "
                 f"{tuple(out.shape)} {out.dtype}; it must keep shape and type"
             )
+        if out.is_floating_point() and not math.isfinite(float(out.sum())):  # rounding to 16 bits would hide it
+            self._refuse(out, draws)
         return out
+
+    def _refuse(self, out: Tensor, draws: Draws) -> None:
+        """Unless all is finite and only the sum is not."""
+        rows = (~out.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+        if rows:
+            raise ConfigError(
+                f"corruption '{self.card.name}' gave {len(rows)} of {len(out)} samples values that are not finite, "
+                f"such as '{draws.ids[rows[0]]}'; a clip may be silent and a picture black: guard what divides by them"
+            )
 
 
 def load_corruption(text: str) -> Corruption:

@@ -102,3 +102,11 @@ def test_a_function_that_changes_the_type_is_caught() -> None:
     broken = Corruption(real.card, 0, lambda x, draws, severity: x.double())
     with pytest.raises(ConfigError, match=r"missing/audio-mean.*float64.*keep shape and type"):
         broken.apply(torch.zeros(1, 4, 128), broken.draws(KEY, ("a",), torch.tensor([4])))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_function_that_gives_no_numbers_is_caught(value: float) -> None:
+    real = load_corruption("read/gaussian_noise@1")
+    broken = Corruption(real.card, 1, lambda x, draws, severity: x.index_fill(1, torch.tensor([3]), value))
+    with pytest.raises(ConfigError, match=r"read/gaussian_noise.*2 of 2 samples.*not finite.*such as 'a'"):
+        broken.apply(torch.zeros(2, 400), broken.draws(KEY, ("a", "b"), torch.tensor([400, 400])))
