@@ -243,9 +243,10 @@ def doctor(json: JsonOption = False) -> None:
 @app.command()
 @guarded
 def check(
-    name: Annotated[str, typer.Argument(help="A method, training strategy or adapter.")], plugin: PluginOption = None
+    name: Annotated[str, typer.Argument(help="A method, training strategy, adapter or corruption.")],
+    plugin: PluginOption = None,
 ) -> None:
-    """Run the conformance suite on a method, strategy or adapter, as the tests do on every built-in one."""
+    """Run the conformance suite on a method, strategy, adapter or corruption, as the tests do on built-in ones."""
     use_plugins(plugin)
     from mmbench.conformance_verb import check_entry
 

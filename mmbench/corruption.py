@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 from mmbench.cards import CorruptionCard
@@ -40,6 +41,8 @@ class Corruption:
     card: CorruptionCard
     severity: int
     function: CorruptionFunction
+    watched: bool = False
+    """Whether what it does to every batch is looked at: where it comes from outside the package, untested."""
 
     @property
     def stage(self) -> Stage:
@@ -49,14 +52,23 @@ class Corruption:
         return Draws(key, self.card.name, self.severity, ids, lengths)
 
     def apply(self, batch: Tensor, draws: Draws) -> Tensor:
-        """The corrupted batch, of the same shape and type and finite; raises ConfigError if the function is not so."""
+        """The corrupted batch, of the same shape and type and finite; raises ConfigError if the function is not so.
+
+        One that is watched must leave its input alone, too.
+        """
+        before = batch.clone() if self.watched else batch
         out = self.function(batch, draws, self.severity)
-        if out.shape != batch.shape or out.dtype != batch.dtype:
+        if not isinstance(out, Tensor):
+            raise ConfigError(f"corruption '{self.card.name}' returned {type(out).__name__}; it must return a tensor")
+        if out.shape != batch.shape or out.dtype != batch.dtype or out.device != batch.device:
             raise ConfigError(
-                f"corruption '{self.card.name}' turned {tuple(batch.shape)} {batch.dtype} into "
-                f"{tuple(out.shape)} {out.dtype}; it must keep shape and type"
+                f"corruption '{self.card.name}' turned {_described(batch)} into {_described(out)}; it must keep shape, "
+                "type and device"
             )
-        if out.is_floating_point() and not math.isfinite(float(out.sum())):  # rounding to 16 bits would hide it
+        if self.watched and not torch.equal(before, batch):
+            raise ConfigError(f"corruption '{self.card.name}' edits its input; let it work on a copy: x.clone()")
+        looked_at = self.watched or out.device.type == "cpu"  # a training step on a GPU would wait for the answer
+        if looked_at and out.is_floating_point() and not math.isfinite(float(out.sum())):  # 16 bits would hide it
             self._refuse(out, draws)
         return out
 
@@ -70,7 +82,14 @@ class Corruption:
             )
 
 
+def _described(x: Tensor) -> str:
+    device = "" if x.device.type == "cpu" else f" on {x.device}"
+    return f"{tuple(x.shape)} {x.dtype}{device}"
+
+
 def load_corruption(text: str) -> Corruption:
     """Import the corruption of `family/name[@severity]`; raises ConfigError for an unknown name or severity."""
     reference = parse_reference(text)
-    return Corruption(reference.card, reference.severity, corruptions().load(reference.name))
+    known = corruptions()
+    watched = known.entry(reference.name).origin.label != "mmbench"
+    return Corruption(reference.card, reference.severity, known.load(reference.name), watched)
