@@ -48,7 +48,7 @@ def _steps(regimen: Regimen, batch: Batch, take: Callable[[], object] | None, be
     waits = 0
     total = AUDITED + 1
     for step in range(AUDITED):
-        with held, _Waits() as counted:
+        with held, Waits() as counted:
             with bench.autocast():
                 loss = regimen.loss(batch).total
             leaves = tuple(graph_leaves(loss))
@@ -116,7 +116,7 @@ class _Packed:
         self.tensor = tensor
 
 
-class _Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what must wait for the device: values read by Python, and shapes that depend on values."""
 
     def __init__(self) -> None:
@@ -126,9 +126,43 @@ class _Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        aten = torch.ops.aten
-        if func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default):
-            self.count += 1
-        elif func is aten._to_copy.default and args[0].device.type == "cuda":
-            self.count += (kwargs or {}).get("device", args[0].device) == torch.device("cpu")
-        return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        self.count += _waits(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+_ATEN = torch.ops.aten
+VALUES = frozenset(
+    (
+        *(_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.allclose.default, _ATEN.nonzero.default),
+        *(_ATEN.masked_select.default, _ATEN.bincount.default, _ATEN._unique2.default, _ATEN.unique_dim.default),
+        *(_ATEN.unique_consecutive.default, _ATEN.unique_dim_consecutive.default),
+    )
+)
+"""What gives Python a value, or a shape that depends on values."""
+COPIES = frozenset((_ATEN._to_copy.default, _ATEN.copy_.default))
+
+
+def _waits(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a GPU must have come so far before Python goes on."""
+    if func in VALUES:
+        return True
+    if func is _ATEN.index.Tensor:
+        return _by_mask(args[1])
+    if func in (_ATEN.index_put.default, _ATEN.index_put_.default):
+        return _by_mask(args[1]) and args[2].numel() > 1  # one value is filled in wherever the mask holds
+    if func is _ATEN.repeat_interleave.Tensor:
+        return kwargs.get("output_size") is None
+    return func in COPIES and _crosses(func, args, kwargs)
+
+
+def _by_mask(indices: Sequence[Tensor | None]) -> bool:
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+
+
+def _crosses(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """A copy between the host and the GPU that is waited for."""
+    if func is _ATEN._to_copy.default:
+        here, there = args[0].device, torch.device(kwargs.get("device") or args[0].device)
+        return here.type != there.type and not kwargs.get("non_blocking")
+    return args[0].device.type != args[1].device.type and not (args[2:] and args[2]) and not kwargs.get("non_blocking")
