@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from mmbench.audit import Waits
+from mmbench.backbone.config import preset
+from mmbench.profile_measure import random_batch
 
 X = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 MASK, PLACES = X[:, 0] > 0, torch.tensor([0, 3])
@@ -43,4 +45,11 @@ def test_what_depends_on_a_value_is_a_wait(work: Callable[[], object]) -> None:
 def test_what_a_gpu_can_queue_is_none(work: Callable[[], object]) -> None:
     with Waits() as waits:
         work()
+    assert waits.count == 0
+
+
+def test_parts_of_a_batch_are_taken_without_a_wait() -> None:
+    batch = random_batch(preset("cavmae-tiny"), 4, torch.device("meta"))
+    with Waits() as waits:
+        assert len(batch.select(range(2))) == 2
     assert waits.count == 0

@@ -95,7 +95,7 @@ class Batch:
     def select(self, index: Tensor | Sequence[int]) -> Batch:
         """The samples at these positions, in this order."""
         rows = torch.as_tensor(index, dtype=torch.int64)
-        at = rows.to(self.audio.device)
+        at = rows.to(self.audio.device, non_blocking=True)  # else Python would wait for all that a GPU has queued
         picked = rows.tolist()
         return Batch(
             audio=self.audio[at],
