@@ -97,6 +97,7 @@ class Measuring:
         batch = random_batch(config, self.setting.batch, self.bench.device)
         rate = matmul_flops_per_second(self.bench.device, self.setting.precision)
         peaks = PeakMeter(self.bench.device)
+        free_memory()
         peaks.reset()
         steps = self._train(batch)
         train_memory = peaks.read()
@@ -188,7 +189,7 @@ class Measuring:
         profiler.export_chrome_trace(str(self.plan.trace / f"{self.setting.file_name}.trace.json"))
 
     def _largest(self, batch: Batch) -> int | None:
-        """The largest batch of which one step runs while the allocator holds the cap."""
+        """The largest batch of which steps run while the allocator holds the cap."""
         if self.bench.device.type != "cuda" or self.plan.memory_cap_gib is None:
             return None
         total = torch.cuda.get_device_properties(self.bench.device).total_memory
@@ -206,7 +207,8 @@ class Measuring:
             wide = batch.select(list(itertools.islice(itertools.cycle(range(len(batch))), size)))
             optimizer = self._start()
             ledger = Ledger(micro_batch=size)
-            self._step(wide, optimizer, ledger, (0, 2))
+            for step in range(2):  # only from the second one on does the optimiser's state lie beside the activations
+                self._step(wide, optimizer, ledger, (step, 2))
             self._stop(optimizer)
         except DoesNotFitError:
             return False

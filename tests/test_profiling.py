@@ -12,8 +12,11 @@ import torch
 
 from mmbench import profiling, registry
 from mmbench.backbone.config import preset
-from mmbench.errors import ConfigError
-from mmbench.profile_measure import largest
+from mmbench.bench import Bench
+from mmbench.config import Budget
+from mmbench.errors import ConfigError, DoesNotFitError
+from mmbench.meter import Clock
+from mmbench.profile_measure import Measuring, largest, random_batch
 from mmbench.profile_rows import Counts, Measured, Plan, Setting
 from mmbench.profiling import build_method, profile
 
@@ -178,6 +181,22 @@ def test_the_largest_batch_is_the_last_whose_state_fits() -> None:
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 8, 100])
 def test_the_search_ends_on_the_largest_that_fits(limit: int) -> None:
     assert largest(lambda size: size <= limit, most=64) == min(limit, 64)
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2])
+def test_a_batch_runs_if_its_second_step_fits_too(fitting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter([True] * fitting + [False] * (2 - fitting))
+
+    def step(*args: object) -> None:
+        if not next(calls):
+            raise DoesNotFitError("memory")
+
+    monkeypatch.setattr(Measuring, "_step", step)
+    setting = Setting(method="linear-probe")
+    bench = Bench(CPU, Budget(), Clock(CPU))
+    measuring = Measuring(build_method(setting, CPU), setting, ONE, bench)
+    batch = random_batch(measuring.method.net.config, 1, CPU)
+    assert measuring._runs(batch, 2) is (fitting == 2)
 
 
 @pytest.mark.usefixtures("shallow")
