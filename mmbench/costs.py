@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,9 +55,24 @@ class CostInputs:
 
 
 def count_step(regimen: Regimen, data: TrialData, cases: tuple[Case, ...], bench: Bench) -> StepCounts:
-    """Count one training step without changing the method."""
-    feed = TrainFeed(data, PROBE_SEED, cases[:1])
-    batch = feed.load(0, data.splits.train[:PROBE_BATCH]).to(bench.device)
+    """Count one training step without changing the method: under the first case, with what others reach beside it."""
+    counts = _count_case(regimen, _first(data, cases[0], PROBE_BATCH, bench), bench)
+    named = regimen.method.trainable()
+    for case in cases[1:]:
+        if named.keys() <= counts.probe.trained:
+            break
+        other = _probe(regimen, _first(data, case, 1, bench), bench)
+        counts = replace(counts, probe=counts.probe.reaching(other.trained, named))
+    return counts
+
+
+def _first(data: TrialData, case: Case, samples: int, bench: Bench) -> Batch:
+    """Training samples under one case."""
+    return TrainFeed(data, PROBE_SEED, (case,)).load(0, data.splits.train[:samples]).to(bench.device)
+
+
+def _count_case(regimen: Regimen, batch: Batch, bench: Bench) -> StepCounts:
+    """On all samples of the batch, or on two where they do not fit."""
     try:
         return count_batch(regimen, batch, bench)
     except RuntimeError as error:
@@ -69,20 +84,21 @@ def count_step(regimen: Regimen, data: TrialData, cases: tuple[Case, ...], bench
 def count_batch(regimen: Regimen, batch: Batch, bench: Bench) -> StepCounts:
     """The same on a given batch of at least two samples."""
     method = regimen.method
-    everything = [*method.net.parameters(), *method.extra.parameters()]
-
-    def probe(part: Batch) -> Probe:
-        def loss() -> Tensor:
-            with bench.autocast():
-                return regimen.loss(part).total
-
-        return probe_step(loss, method.trainable(), everything, len(part))
-
-    one, many = probe(batch.select([0])), probe(batch)
+    one, many = _probe(regimen, batch.select([0]), bench), _probe(regimen, batch, bench)
     slope = (many.state.activations_bytes - one.state.activations_bytes) / (len(batch) - 1)
     with torch.no_grad(), bench.autocast(), flop_counter() as flops:
         method.predict(batch)
     return StepCounts(many, slope, one.state.activations_bytes - slope, flops.get_total_flops() / len(batch))
+
+
+def _probe(regimen: Regimen, batch: Batch, bench: Bench) -> Probe:
+    method = regimen.method
+
+    def loss() -> Tensor:
+        with bench.autocast():
+            return regimen.loss(batch).total
+
+    return probe_step(loss, method.trainable(), [*method.net.parameters(), *method.extra.parameters()], len(batch))
 
 
 def fit_micro_batch(counts: StepCounts, bench: Bench) -> int:

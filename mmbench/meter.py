@@ -212,6 +212,13 @@ class Probe:
     trained: frozenset[str]
     """Names of the tensors that received a gradient."""
 
+    def reaching(self, more: frozenset[str], trainable: Mapping[str, nn.Parameter]) -> Probe:
+        """The same with gradients, and Adam's moments, of what other batches reach too."""
+        trained = self.trained | more
+        gradients_bytes = sum(trainable[name].nbytes for name in trained)
+        sizes = {"gradients_bytes": gradients_bytes, "optimizer_bytes": 2 * gradients_bytes}
+        return Probe(self.state.model_copy(update=sizes), self.flops_per_sample, trained)
+
 
 def probe_step(
     loss: Callable[[], Tensor], trainable: dict[str, nn.Parameter], all_parameters: Sequence[Tensor], batch: int

@@ -1,4 +1,4 @@
-"""What a trial's record says of training is untouched by what its predictions cost."""
+"""What a trial's record says of training: all that any case trains, and nothing of what its predictions cost."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from beds import memory_data
+from beds import COMPLETE, NO_AUDIO, HeadOnly, make, make_bench, memory_data
+from torch import nn
 
 from mmbench import run
 from mmbench.backbone.checkpoint import save_backbone
 from mmbench.conformance_bed import Bed
+from mmbench.costs import count_step
+from mmbench.data.batch import Batch
 from mmbench.records import RECORD, Costs, load_record
+from mmbench.strategy import Regimen
 from mmbench.suite_file import parse_suite
 from mmbench.trials import Digests, make_trial, rows
 
@@ -77,3 +81,24 @@ def test_what_predictions_cost_is_not_the_trainings(
         pytest.skip("this platform tells no resident size")
     block_bytes = BLOCK_MIB * 2**20
     assert evaluate - train > block_bytes / 2 > train - light_train
+
+
+def test_what_only_one_case_reaches_is_counted() -> None:
+    class PerCase(HeadOnly):
+        def build(self, rng: torch.Generator) -> None:
+            super().build(rng)
+            for name in ("complete", "missing-audio", "unused"):
+                self.extra[name] = nn.Linear(1, 10, bias=False)
+
+        def logits(self, batch: Batch) -> torch.Tensor:
+            assert batch.case is not None
+            shifts = [self.extra[name].weight[:, 0] for name in batch.case]
+            return super().logits(batch) + torch.stack(shifts)[:, : self.net.config.n_classes]
+
+    method, bench = make(PerCase), make_bench()
+    head = sum(parameter.numel() for parameter in method.net.mlp_head.parameters())
+    for cases, reached in (((COMPLETE,), 1), ((COMPLETE, NO_AUDIO), 2)):
+        counts = count_step(Regimen(method), memory_data(), cases, bench)
+        values = head + 10 * reached
+        assert sum(method.trainable()[name].numel() for name in counts.probe.trained) == values
+        assert (counts.state(8).gradients_bytes, counts.state(8).optimizer_bytes) == (4 * values, 8 * values)
