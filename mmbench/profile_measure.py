@@ -26,7 +26,7 @@ from mmbench.meter import EnergyMeter, PeakMeter, optimizer_bytes, synchronize
 from mmbench.method import Method
 from mmbench.profile_rows import Counts, Measured, Plan, Setting
 from mmbench.records import PeakMemory
-from mmbench.steps import fitting_step, make_optimizer, out_of_memory
+from mmbench.steps import cap_memory, fitting_step, make_optimizer, out_of_memory
 from mmbench.strategy import Regimen
 
 LR = 1e-4
@@ -192,14 +192,11 @@ class Measuring:
         """The largest batch of which steps run while the allocator holds the cap."""
         if self.bench.device.type != "cuda" or self.plan.memory_cap_gib is None:
             return None
-        total = torch.cuda.get_device_properties(self.bench.device).total_memory
-        share = min(1.0, self.plan.memory_cap_gib * 2**30 / total)
-        index = torch.cuda.current_device() if self.bench.device.index is None else self.bench.device.index
-        torch.cuda.set_per_process_memory_fraction(share, index)
+        cap_memory(self.bench.device, self.plan.memory_cap_gib)
         try:
             return largest(lambda size: self._runs(batch, size))
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, index)
+            cap_memory(self.bench.device, None)
 
     def _runs(self, batch: Batch, size: int) -> bool:
         free_memory()

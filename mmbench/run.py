@@ -49,6 +49,7 @@ from mmbench.records import (
 )
 from mmbench.resume import PROGRESS, Interrupted, Keeper, discard, keys_of
 from mmbench.run_online import adapt_trial, check_base, check_trained
+from mmbench.steps import cap_memory
 from mmbench.strategy import Regimen
 from mmbench.train import SINGLE, Fitted, Job, fit
 from mmbench.trials import Trial, read_trial
@@ -193,10 +194,7 @@ def make_method(trial: Trial, folder: Path, multi_label: bool, device: torch.dev
 
 def _set_up(trial: Trial, bench: Bench) -> Desk:
     torch.manual_seed(seed_from("torch", trial.seed))  # dropout inside library layers draws from the global generator
-    if bench.device.type == "cuda" and trial.budget.memory_cap_gib is not None:
-        total = torch.cuda.get_device_properties(bench.device).total_memory
-        index = torch.cuda.current_device() if bench.device.index is None else bench.device.index
-        torch.cuda.set_per_process_memory_fraction(min(1.0, trial.budget.memory_cap_gib * 2**30 / total), index)
+    cap_memory(bench.device, trial.budget.memory_cap_gib)
     data = with_frozen(reopen_data(trial.dataset, trial.store_folder), trial.frozen, trial.parsed_cases())
     method, meta = make_method(trial, trial.backbone_folder, data.multi_label, bench.device)
     if not bench.ranks.first:

@@ -14,6 +14,9 @@ from mmbench.errors import DoesNotFitError
 from mmbench.ledger import Ledger
 from mmbench.strategy import Regimen
 
+NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""In the words of what is no class of its own: the host's allocator, the driver, and cuBLAS with its own memory."""
+
 
 def fitting_step(
     regimen: Regimen,
@@ -48,7 +51,17 @@ def fitting_step(
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on the GPU or on the host."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    told = any(words in str(error) for words in NO_MEMORY)
+    return told or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
+def cap_memory(device: torch.device, cap_gib: float | None) -> None:
+    """Let torch's allocator hold no more of a GPU than this; None: all of it, whatever an earlier trial had set."""
+    if device.type == "cuda":
+        total_bytes = torch.cuda.get_device_properties(device).total_memory
+        share = 1.0 if cap_gib is None else min(1.0, cap_gib * 2**30 / total_bytes)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_per_process_memory_fraction(share, index)
 
 
 def _step(

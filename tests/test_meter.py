@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from mmbench.meter import (
     optimizer_bytes,
     probe_step,
 )
+from mmbench.steps import cap_memory
 from mmbench.train import fit
 
 
@@ -244,3 +246,14 @@ def test_flops_of_attention_are_counted_on_the_cpu() -> None:
         torch.nn.functional.scaled_dot_product_attention(query, key, value).sum().backward()
     product = 2 * 2 * 4 * 10 * 6 * 8  # one of the two matrix products of the forward pass
     assert flops.get_total_flops() == 2 * product + 5 * product  # backward recomputes the scores
+
+
+def test_a_cap_ends_with_the_trial_that_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[float, int]] = []
+    card = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *share: told.append(share))
+    for cap_gib in (24.0, None, 800.0):
+        cap_memory(torch.device("cuda:3"), cap_gib)
+    cap_memory(torch.device("cpu"), 24.0)
+    assert told == [(0.3, 3), (1.0, 3), (1.0, 3)]

@@ -147,7 +147,13 @@ class Hungry(HeadOnly):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("out of memory"), MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: no")],
+    [
+        torch.OutOfMemoryError("out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: no"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(error: Exception) -> None:
     class Short(Hungry):
