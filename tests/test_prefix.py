@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import Any
 
 import pytest
@@ -97,6 +98,19 @@ def test_building_counts_as_training_time() -> None:
     epoch_seconds = times.epoch_seconds(TRAIN)
     assert epoch_seconds is not None
     assert epoch_seconds > times.build_seconds / EPOCHS
+
+
+def test_reading_and_corrupting_are_no_part_of_the_building(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, pause_seconds = TrainFeed.stage, 0.2
+
+    def slow(feed: TrainFeed, epoch: int, ids: Any) -> Any:
+        time.sleep(pause_seconds)
+        return stage(feed, epoch, ids)
+
+    monkeypatch.setattr(TrainFeed, "stage", slow)
+    job, bench = make_job(cases=(NOISY,), samples=TRAIN), make_bench(views=1, batch_size=TRAIN)
+    times = fit(build("linear-probe"), memory_data(TRAIN), job, bench).ledger.times
+    assert bench.clock.seconds("data") > pause_seconds > times.build_seconds > 0
 
 
 def test_stored_samples_are_read_once_per_view() -> None:
