@@ -17,7 +17,7 @@ from torch import nn
 
 from mmbench.backbone.config import BackboneConfig
 from mmbench.bench import Bench
-from mmbench.ceilings import matmul_flops_per_second
+from mmbench.ceilings import copy_bytes_per_second, matmul_flops_per_second
 from mmbench.data.batch import Batch
 from mmbench.errors import DoesNotFitError
 from mmbench.feed import seed_from
@@ -96,6 +96,8 @@ class Measuring:
         config = self.method.net.config
         batch = random_batch(config, self.setting.batch, self.bench.device)
         rate = matmul_flops_per_second(self.bench.device, self.setting.precision)
+        copied = copy_bytes_per_second(self.bench.device)
+        free_memory()
         peaks = PeakMeter(self.bench.device)
         free_memory()
         peaks.reset()
@@ -119,6 +121,7 @@ class Measuring:
             epoch_samples=self.plan.epoch_samples,
             epoch_seconds=self.plan.epoch_samples * sum(steps.seconds) / len(steps.seconds) / size,
             matmul_flops_per_second=rate,
+            copy_bytes_per_second=copied,
             achieved_share=counts.train_flops_per_sample * size / seconds / rate,
             energy_joules_per_step=None if steps.energy_joules is None else steps.energy_joules / len(steps.seconds),
             eval_seconds_per_sample=_middle(per_sample)[0] / size,

@@ -94,6 +94,8 @@ class Measured(Part):
     """Training steps of `epoch_samples` samples; reading and corrupting them is left out."""
     matmul_flops_per_second: float
     """Rate of one large matrix product on this device at this precision."""
+    copy_bytes_per_second: float | None = None
+    """Rate of a large copy within this device's memory, read and written; None in older rows."""
     achieved_share: float
     """FLOP of a training step over its median seconds, as a share of that rate."""
     energy_joules_per_step: float | None

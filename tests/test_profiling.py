@@ -135,6 +135,7 @@ def test_a_method_is_measured_and_counted_alike_on_a_device(name: str) -> None:
     assert measured.epoch_samples == ONE.epoch_samples
     assert measured.samples_per_second == pytest.approx(2 / measured.step_seconds_median)
     assert measured.achieved_share > 0 and measured.matmul_flops_per_second > 1e8
+    assert measured.copy_bytes_per_second is not None and measured.copy_bytes_per_second > 1e8
     assert measured.energy_joules_per_step is None and measured.largest_batch is None
     assert counts.state.activations_bytes == pytest.approx(elsewhere.state.activations_bytes, rel=0.05)
     assert counts.train_flops_per_sample == pytest.approx(elsewhere.train_flops_per_sample, rel=0.02)

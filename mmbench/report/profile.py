@@ -164,6 +164,8 @@ def _notes(rows: Sequence[ProfileRow]) -> tuple[str, ...]:
     notes.append(f"Step: median and standard deviation of {measured[0].steps} steps after the warm-up.")
     notes.append(f"Epoch: training steps of {samples:,} samples; reading and corrupting them is left out.")
     notes.append(f"Of matmul rate: FLOP of a step over its seconds, against one large product here: {told}.")
+    copies = [m.copy_bytes_per_second for m in measured if m.copy_bytes_per_second is not None]
+    notes += [f"A large copy within the memory here reads and writes {copies[0] / GIGA:.3g} GB/s."] if copies else []
     return tuple(notes)
 
 
