@@ -55,6 +55,9 @@ def settings(grid: Grid) -> tuple[Setting, ...]:
     backbones = [preset(name).name for name in _words([grid.backbones])]
     batches = [_batch(text) for text in _words([grid.batches])]
     precisions = [_precision(text) for text in _words([grid.precisions])]
+    for given, what in ((methods, "method"), (backbones, "backbone"), (batches, "batch"), (precisions, "precision")):
+        if not given:
+            raise ConfigError(f"no {what} is named; there is nothing to profile")
     rows = []
     for name, backbone, batch, precision in product(methods, backbones, batches, precisions):
         defaults = known.card(name).options

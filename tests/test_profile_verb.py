@@ -17,7 +17,7 @@ from mmbench.profile_grid import Grid, Output, run_grid, settings
 from mmbench.profile_rows import Plan, ProfileRow, Setting
 from mmbench.report.model import NOT_MEASURED
 from mmbench.report.profile import as_profile_csv, profile_table
-from mmbench.report.profile_plots import pareto
+from mmbench.report.profile_plots import memory_against_parameters, pareto
 from mmbench.report.text import as_text
 
 HEAD = Setting(method="linear-probe")
@@ -37,6 +37,8 @@ def test_settings_are_the_product_of_all_that_was_asked_for() -> None:
         (Grid(["lora-qv"], "cavmae-huge"), "cavmae-huge"),
         (Grid(["lora-qv"], batches="none"), "batch 'none'"),
         (Grid(["lora-qv"], precisions="fp8"), "fp8"),
+        (Grid([","]), "no method"),
+        (Grid(["lora-qv"], batches=","), "no batch"),
         (Grid(["lora-qv"], options=["rnak=2"]), "rank"),
         (Grid(["lora-qv"], options=["rank=two"]), "rank of lora-qv"),
         (Grid(["lora-qv"], options=["rank"]), "name=value"),
@@ -45,6 +47,13 @@ def test_settings_are_the_product_of_all_that_was_asked_for() -> None:
 def test_what_no_row_could_have_is_an_error_at_once(grid: Grid, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         settings(grid)
+
+
+def test_rows_of_equal_memory_have_no_correlation_to_tell(recwarn: pytest.WarningsRecorder) -> None:
+    counts = run_grid((HEAD,), Plan(), "meta", Output())[0]
+    figure = memory_against_parameters([counts] * 3)
+    assert figure is not None and "correlation" not in figure.axes[0].get_title()
+    assert not [warning for warning in recwarn if "constant" in str(warning.message)]
 
 
 def test_a_row_that_fails_stands_with_its_reason_beside_the_others(tmp_path: Path) -> None:

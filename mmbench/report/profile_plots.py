@@ -70,8 +70,11 @@ def memory_against_parameters(rows: Sequence[ProfileRow]) -> Figure | None:
     points = [(row.counts.trainable_parameters / 1e6, _state(row) / GIB) for row in counted if row.counts is not None]
     if len(points) < 3:
         return None
-    agreement = spearmanr([x for x, _ in points], [y for _, y in points]).statistic
-    title = f"Memory against trainable parameters: rank correlation {agreement:.2f}; green: no row has less of both"
+    across, up = zip(*points, strict=True)
+    agreement = ""
+    if len(set(across)) > 1 and len(set(up)) > 1:  # of a constant there is no correlation
+        agreement = f": rank correlation {spearmanr(across, up).statistic:.2f}"
+    title = f"Memory against trainable parameters{agreement}; green: no row has less of both"
     axes = ("trainable parameters (M)", "training state of one step (GiB)")
     return _scatter(points, [_name(row, counted) for row in counted], title, axes)
 
