@@ -12,6 +12,7 @@ import soundfile
 from PIL import Image
 
 from mmbench import registry
+from mmbench.audio_mix import measured_snr_db
 from mmbench.cards import CorruptionCard
 from mmbench.cases import HALVES, Case, family_members, pairs, parse_case, unmet
 from mmbench.corruption import Stage
@@ -153,10 +154,20 @@ def _write(subject: Subject, samples: Samples, folder: Path) -> Iterator[str]:
         for name, one in zip(names, seen, strict=True):
             _write_sounds(one, samples, folder / stem, name)
         yield f"wrote {folder / stem}: {len(seen) * len(samples.titles)} sounds, 16 kHz, 16 bit"
+        yield _ratios(subject, seen[1:], samples)
     if subject.spectrogram_stage:
         yield f"{subject.name} acts on the spectrogram (stage {subject.spectrogram_stage}): there is no sound to write"
     if reason := unmet(cases[-1], samples.still_pictures, samples.pictures):
         yield f"{subject.name} on {samples.dataset}: {reason}; shown, but never scored"
+
+
+def _ratios(subject: Subject, corrupted: Sequence[Corrupted], samples: Samples) -> str:
+    """What clipping and 16 bits have left of a nominal ratio."""
+    raw = samples.raw
+    found = [float(measured_snr_db(raw.wave, one.wave, raw.wave_lengths).nanmedian()) for one in corrupted]
+    ratios = ", ".join(f"{round(ratio, 1) + 0.0:.1f}" for ratio in found)  # adding 0 takes the sign from -0
+    where = f" at severity {', '.join(map(str, subject.severities))}" if subject.has_scale else ""
+    return f"a clip's power to its change, after 16 bits: {ratios} dB{where} (median of {len(samples.titles)} samples)"
 
 
 def _sheet(subject: Subject, seen: Sequence[Corrupted], samples: Samples) -> Sheet:

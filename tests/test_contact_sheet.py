@@ -54,6 +54,9 @@ def test_a_sound_is_written_as_sheet_and_wav_files(tmp_path: Path) -> None:
     for severity, snr_db in ((1, 20), (5, 0)):
         noise = found[f"1_ambulance-00000_{severity}"] - clean
         assert 10 * np.log10(np.mean(clean**2) / np.mean(noise**2)) == pytest.approx(snr_db, abs=0.1)
+    assert re.search(
+        r"to its change, .*: 20\.0, 0\.0 dB at severity 1, 5 \(median of 3 samples\)$", result.output, re.M
+    )
 
 
 def test_a_picture_stands_in_the_sheet_pixel_by_pixel(tmp_path: Path) -> None:
