@@ -41,6 +41,8 @@ DTYPES: Mapping[torch.dtype, str] = {
     torch.int64: "<i8",
     torch.bool: "|b1",
 }  # little-endian on every machine
+FLAGS_BYTES = 2 + 2 + 32  # of a sample: available, affected, content
+HEADER_BYTES = 128  # of a .npy file
 SHOWN = 3  # differing samples named in an error
 
 
@@ -223,7 +225,9 @@ def _versions(manifest: Manifest) -> str:
 def _most_bytes(data: TrialData, case: Case) -> int:
     store = data.store
     pixel = 1 if _fits_eight_bits(case) else 4
-    return len(data.splits.test) * (4 * store.frames * MEL_BINS + pixel * 3 * store.image_size**2)
+    label = 4 * len(store.classes) if store.multi_label else 8
+    sample = 4 * store.frames * MEL_BINS + pixel * 3 * store.image_size**2 + label + FLAGS_BYTES
+    return len(data.splits.test) * sample + len(Arrays.model_fields) * HEADER_BYTES
 
 
 def _free_bytes(folder: Path) -> int:
