@@ -98,11 +98,19 @@ def correlate(x: Tensor, kernel: Tensor) -> Tensor:
     """x (B, C, H, W) float64 with an odd-sided square kernel; edges mirrored about the edge pixels."""
     side = kernel.shape[0]
     height, width = x.shape[2:]
-    padded = functional.pad(x, (side // 2,) * 4, mode="reflect")
+    rows, columns = (_mirrored(length, side // 2).to(x.device) for length in (height, width))
+    padded = x.index_select(3, columns).index_select(2, rows)
     size = [next_fast_len(length + side - 1, real=True) for length in (height, width)]
     product = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel.to(x.device), s=size).conj()
     found: Tensor = torch.fft.irfft2(product, s=size)
     return found[:, :, :height, :width]
+
+
+def _mirrored(size: int, reach: int) -> Tensor:
+    """(size + 2 reach,) int64: the pixel shown at each place of a line mirrored about its end pixels, however short."""
+    period = max(2 * (size - 1), 1)
+    places = torch.arange(-reach, size + reach) % period
+    return torch.minimum(places, period - places)
 
 
 def motion_blur(x: Tensor, angles_deg: Tensor, radius: int, sigma: float) -> Tensor:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from imagenet_c_reference import smooth
+from scipy import ndimage
 
 from corruptions.imagenet_c_digital import _box_down
-from mmbench.imaging import gaussian_blur, gaussian_weights, summed_blur, to_bytes
+from mmbench.imaging import correlate, gaussian_blur, gaussian_weights, summed_blur, to_bytes
 
 
 @pytest.mark.parametrize("sigma", [0.7, 3.0])
@@ -32,6 +33,14 @@ def test_a_coarser_grid_holds_the_means_of_the_centres_inside(size: int, kept: i
         expected.append(math.floor(Fraction(sum(inside), len(inside)) + Fraction(1, 2)))
     x = torch.from_numpy(rows.astype(np.uint8))[None, None, :, None].expand(2, 3, -1, 4)
     assert _box_down(x, kept)[1, 2, :, 3].tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 30), (24, 17)])
+def test_edges_are_mirrored_about_their_pixels_however_small_the_image(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image, kernel = rng.uniform(0, 255, (3, *shape)), rng.uniform(0, 1, (17, 17))
+    expected = np.stack([ndimage.correlate(channel, kernel, mode="mirror") for channel in image])
+    assert correlate(torch.from_numpy(image)[None], torch.from_numpy(kernel))[0].numpy() == pytest.approx(expected)
 
 
 def test_levels_become_bytes_by_truncation_between_0_and_255() -> None:
