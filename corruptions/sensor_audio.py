@@ -71,9 +71,7 @@ def clipping(wave: Tensor, draws: Draws, severity: int) -> Tensor:
     """The loudest samples are cut to the magnitude of the loudest that is left."""
 
     def clip_peaks(clip: Floats, own: Draws) -> Floats:
-        kept = len(clip) - round(CLIPPED_SHARE[severity] * len(clip))
-        if kept == 0:
-            return clip
+        kept = len(clip) - round(CLIPPED_SHARE[severity] * len(clip))  # at least one
         threshold = np.partition(np.abs(clip), kept - 1)[kept - 1]
         return np.asarray(np.clip(clip, -threshold, threshold))
 

@@ -1,6 +1,7 @@
 """What scenes are made of: noise, slow curves, clicks, tones and a filter that gives the octaves stated powers.
 
-Everything is float64 and periodic in the scene's length, so a scene may be repeated.
+Everything is float64. Slow curves and the filter are periodic in the scene's length, so that a scene may be repeated;
+tones and bursts begin anew.
 """
 
 from __future__ import annotations

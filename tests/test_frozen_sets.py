@@ -290,7 +290,9 @@ def test_the_command_tells_sizes_and_digests_before_it_writes(cache: Path, tmp_p
     out = tmp_path / "out"
     tried = CliRunner().invoke(app, [*command, "--out", str(out), "--dry-run"])
     assert tried.exit_code == 0 and "nothing was written" in tried.output and not out.exists()
-    most, whole = (re.search(pattern, tried.output) for pattern in (r"at most (.*) to write", r"complete: (.*), .* new"))
+    most, whole = (
+        re.search(pattern, tried.output) for pattern in (r"at most (.*) to write", r"complete: (.*), .* new")
+    )
     assert most and whole and most[1] == whole[1], "nothing is shared by a set that is alone"
     made = CliRunner().invoke(app, [*command, "--out", str(out)])
     (manifest,) = out.glob("*.json")
