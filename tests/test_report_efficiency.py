@@ -15,7 +15,8 @@ from report_records import (
     row,
 )
 
-from mmbench.records import PeakMemory
+from mmbench.records import PeakMemory, TrialRecord
+from mmbench.report.cost_ratios import cost_ratios
 from mmbench.report.model import NOT_MEASURED, Cell
 
 
@@ -81,3 +82,25 @@ def test_an_untrained_row_wins_no_cost_column() -> None:
     (table,) = efficiency(records)
     assert cell(table, "a", "trainable_parameters").best
     assert not cell(table, "source", "trainable_parameters", NOT_MEASURED).best
+
+
+def test_rows_with_fewer_samples_at_once_say_that_their_memory_is_of_less() -> None:
+    quarter = costs().model_copy(update={"micro_batch": 16})
+    untrained = costs(0).model_copy(update={"micro_batch": None})
+    records = [record("a"), record("b", costs=quarter), record("source", trial_regime="none", costs=untrained)]
+    (table,) = efficiency(records)
+    told = {r.name: [note for note in r.notes if "at once" in note] for r in table.rows}
+    assert [name for name, notes in told.items() if notes] == ["b"]
+    assert told["b"][0].startswith("16 samples at once where others take 64")
+    (alike,) = efficiency([record("a", costs=quarter), record("b", costs=quarter)])
+    assert not any("at once" in note for r in alike.rows for note in r.notes)
+
+
+def test_evaluations_compare_only_where_both_corrupt_or_neither() -> None:
+    on_the_fly, frozen = [record("a")], [record("b", data=data(frozen=True))]
+
+    def compared(*groups: list[TrialRecord]) -> set[str]:
+        return {ratio.what for ratio in cost_ratios(*groups)}
+
+    assert compared(on_the_fly, on_the_fly) - compared(on_the_fly, frozen) == {"evaluation seconds per sample"}
+    assert compared(frozen, frozen) == compared(on_the_fly, on_the_fly)

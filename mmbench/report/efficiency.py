@@ -153,6 +153,7 @@ class _References:
         regimes = {record.trial.regime for record in part.records}
         self.trials = {regime: _reference(part, regime) for regime in regimes}
         self.all_frozen = all(_reads_frozen(record) for record in part.records if record.status == "ok")
+        self.most_at_once = max(map(_at_once, part.records), default=0)
 
 
 def _row(group: tuple[TrialRecord, ...], references: _References, whole: Selection, ms: tuple[Measure, ...]) -> Row:
@@ -162,8 +163,22 @@ def _row(group: tuple[TrialRecord, ...], references: _References, whole: Selecti
     cells = tuple(_cell(m, finished, references.trials[group[0].trial.regime]) for m in ms)
     accuracy = cell_of((mean_score(record, whole.tracks[0], whole.metric) for record in finished), 100)
     row = row_of(group, (*cells, accuracy), whole.seeds, (accuracy,), " on this device")
-    marked = any(map(_reads_frozen, finished)) and not references.all_frozen
-    return replace(row, notes=(FROZEN, *row.notes)) if marked else row
+    return replace(row, notes=(*_not_comparable(finished, references), *row.notes))
+
+
+def _not_comparable(finished: list[TrialRecord], references: _References) -> tuple[str, ...]:
+    """What keeps a row's costs from being set beside those of the others."""
+    notes = (FROZEN,) if any(map(_reads_frozen, finished)) and not references.all_frozen else ()
+    fewest = min(filter(None, map(_at_once, finished)), default=references.most_at_once)
+    if fewest == references.most_at_once:
+        return notes
+    rest = "its training state and peak memory are those of a smaller step"
+    return (*notes, f"{fewest} samples at once where others take {references.most_at_once}: {rest}")
+
+
+def _at_once(record: TrialRecord) -> int:
+    """Samples in memory at once; 0 where nothing trained."""
+    return (record.costs.micro_batch or 0) if record.costs is not None else 0
 
 
 def _reads_frozen(record: TrialRecord) -> bool:
