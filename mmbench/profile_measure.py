@@ -32,6 +32,8 @@ from mmbench.strategy import Regimen
 LR = 1e-4
 TRACED = 3
 """Steps in a trace."""
+ENERGY_SECONDS = 1.0
+"""At least so long are the steps whose energy is told: the counter of a GPU stands still for a tenth of a second."""
 MOST = 2**20
 """Where the search for the largest batch ends."""
 
@@ -79,7 +81,7 @@ class _Steps:
     seconds: tuple[float, ...]
     micro_batch: int
     optimizer_bytes: int
-    energy_joules: float | None
+    joules_per_step: float | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Measuring:
             matmul_flops_per_second=rate,
             copy_bytes_per_second=copied,
             achieved_share=counts.train_flops_per_sample * size / seconds / rate,
-            energy_joules_per_step=None if steps.energy_joules is None else steps.energy_joules / len(steps.seconds),
+            energy_joules_per_step=steps.joules_per_step,
             eval_seconds_per_sample=_middle(per_sample)[0] / size,
             single_seconds_median=_middle(single)[0],
             single_seconds_std=_middle(single)[1],
@@ -131,18 +133,28 @@ class Measuring:
         )
 
     def _train(self, batch: Batch) -> _Steps:
-        """Warm-up steps, then timed ones; the energy is that of the timed ones."""
+        """Warm-up steps, then timed ones, then those whose energy is told."""
         optimizer = self._start()
         ledger = Ledger(micro_batch=len(batch))
         total = WARMUP_STEPS + self.plan.steps
-        seconds, energy = [], EnergyMeter(self.bench.device)
-        for step in range(total):
-            if step == WARMUP_STEPS:
-                energy = EnergyMeter(self.bench.device)
-            seconds.append(self._timed(partial(self._step, batch, optimizer, ledger, (step, total))))
-        joules, kept = energy.read(), optimizer_bytes(optimizer)
+        places = [(step, total) for step in range(total)]
+        seconds = [self._timed(partial(self._step, batch, optimizer, ledger, place)) for place in places]
+        joules = self._joules(partial(self._step, batch, optimizer, ledger, places[-1]))
+        kept = optimizer_bytes(optimizer)
         self._stop(optimizer)
         return _Steps(tuple(seconds[WARMUP_STEPS:]), ledger.micro_batch, kept, joules)
+
+    def _joules(self, work: Callable[[], object]) -> float | None:
+        """Of one call, as the mean of many."""
+        meter = EnergyMeter(self.bench.device)
+        if meter.read() is None:
+            return None
+        done, passed_seconds = 0, 0.0
+        while passed_seconds < ENERGY_SECONDS:
+            passed_seconds += self._timed(work)
+            done += 1
+        spent = meter.read()
+        return None if spent is None else spent / done
 
     def _start(self) -> torch.optim.Optimizer:
         for part in self._parts():

@@ -200,6 +200,28 @@ def test_a_batch_runs_if_its_second_step_fits_too(fitting: int, monkeypatch: pyt
     assert measuring._runs(batch, 2) is (fitting == 2)
 
 
+def test_energy_is_that_of_steps_enough_for_a_coarse_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    took: list[float] = []
+
+    class Coarse:
+        """Ten watts, told in whole joules."""
+
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def read(self) -> float:
+            return float(int(10 * sum(took)))
+
+    def timed(measuring: Measuring, work: Callable[[], object]) -> float:
+        took.append(0.01)
+        return took[-1]
+
+    monkeypatch.setattr("mmbench.profile_measure.EnergyMeter", Coarse)
+    monkeypatch.setattr(Measuring, "_timed", timed)
+    _, measured = on_cpu("linear-probe")
+    assert measured.energy_joules_per_step == pytest.approx(0.1, rel=0.1)
+
+
 @pytest.mark.usefixtures("shallow")
 def test_defects_of_a_plugin_show_in_its_figures(use_plugin: Callable[[str], Path]) -> None:
     use_plugin(DEFECTIVE)
