@@ -99,7 +99,6 @@ class Measuring:
         batch = random_batch(config, self.setting.batch, self.bench.device)
         rate = matmul_flops_per_second(self.bench.device, self.setting.precision)
         copied = copy_bytes_per_second(self.bench.device)
-        free_memory()
         peaks = PeakMeter(self.bench.device)
         free_memory()
         peaks.reset()
