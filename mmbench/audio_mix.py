@@ -80,7 +80,7 @@ def recorded(files: tuple[Path, ...], draws: Draws, length: int) -> Floats:
 
 
 def recording(path: Path) -> NDArray[np.float32]:
-    """A wav file mixed down to mono at 16 kHz, without its mean; raises DataError for a broken or a silent one."""
+    """As `read_recording`, kept for the next sample."""
     try:
         return _recording(path, path.stat().st_mtime_ns)
     except OSError as error:
@@ -89,6 +89,11 @@ def recording(path: Path) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=32)
 def _recording(path: Path, modified_ns: int) -> NDArray[np.float32]:
+    return read_recording(path)
+
+
+def read_recording(path: Path) -> NDArray[np.float32]:
+    """A wav file mixed down to mono at 16 kHz, without its mean; raises DataError for a broken or a silent one."""
     try:
         load_audio(path)  # for its checks: a data set takes the first channel, a recording all of them
     except BrokenFileError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from mmbench.asset_checks import check_assets
 from mmbench.assets import assets_digest, use_assets
 from mmbench.config import Suite
 from mmbench.dispatch import Dispatcher, Event, Listener
@@ -63,6 +64,7 @@ class SweepResult:
 def plan(suite: Suite, out: Path, device: torch.device, listen: Listener) -> list[tuple[Trial, Path]]:
     """Every trial of a suite with its folder; data and backbones are built where they are not cached."""
     use_assets(suite.assets)
+    check_assets()
     planned: list[tuple[Trial, Path]] = []
     prepared: dict[tuple[str, str], tuple[Digests, dict[str, Path]]] = {}
     for row in rows(suite):

@@ -43,7 +43,7 @@ LAYERS = (
         "suite_file",
         "suites",
     ),
-    ("data", "pipeline", "environment", "audio_source", "audio_mix", "audio_scenes"),
+    ("data", "pipeline", "environment", "audio_source", "audio_mix", "audio_scenes", "asset_checks"),
     ("meter", "ledger", "meta_pass", "frozen", "feed", "method", "strategy", "online", "online_parts"),
     ("bench", "plain", "resume", "row_checks", "trials", "prepare"),
     ("router", "prefix", "loss_log", "ddp", "steps"),

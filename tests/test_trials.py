@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from mmbench import registry, run, sweep
 from mmbench.assets import assets_digest, assets_root, use_assets
 from mmbench.cases import case_data, named_cases, parse_case
-from mmbench.errors import ConfigError
+from mmbench.errors import ConfigError, DataError
 from mmbench.method_options import resolve_options
 from mmbench.suite_file import parse_suite
 from mmbench.trials import Digests, Trial, make_trial, read_trial, rows
@@ -105,7 +107,7 @@ def test_the_data_set_s_name_keys_the_draws_and_so_the_id() -> None:
 def recordings(tmp_path: Path) -> Iterator[Path]:
     """A folder of assets, not in use; none is in use afterwards."""
     (tmp_path / "own" / "rain").mkdir(parents=True)
-    (tmp_path / "own" / "rain" / "a.wav").write_bytes(b"a")
+    soundfile.write(tmp_path / "own" / "rain" / "a.wav", np.sin(np.arange(4000)), 16_000)
     yield tmp_path / "own"
     use_assets(None)
 
@@ -140,6 +142,18 @@ def test_a_suite_s_assets_are_in_use_where_it_is_planned_and_where_it_runs(
     with pytest.raises(KeyboardInterrupt):
         run.run_trial(tmp_path, torch.device("cpu"))
     assert found == [recordings, recordings]
+
+
+@pytest.mark.parametrize("place", ["rain/b.wav", "frost/b.png"])
+def test_a_broken_asset_is_named_before_anything_is_prepared(
+    place: str, recordings: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sweep, "_prepare", lambda *_: pytest.fail("data are read and a backbone is trained"))
+    (recordings / place).parent.mkdir(exist_ok=True)
+    (recordings / place).write_bytes(b"neither")
+    suite = parse_suite({**SUITE, "assets": str(recordings)})
+    with pytest.raises(DataError, match=rf"{place}: .*; mend or remove it"):
+        sweep.plan(suite, tmp_path, torch.device("cpu"), lambda event: None)
 
 
 def test_two_rows_that_are_one_trial_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
