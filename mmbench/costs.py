@@ -16,7 +16,7 @@ from mmbench.feed import TrainFeed, TrialData
 from mmbench.meter import Probe, flop_counter, probe_step
 from mmbench.method import Method
 from mmbench.records import Costs, PeakMemory, TrainingState
-from mmbench.steps import out_of_memory
+from mmbench.steps import moments, out_of_memory
 from mmbench.strategy import Regimen
 from mmbench.train import Fitted
 
@@ -111,9 +111,11 @@ def fit_micro_batch(counts: StepCounts, bench: Bench) -> int:
     cap_gib = bench.budget.memory_cap_gib
     if cap_gib is None:
         return micro_batch
-    while counts.state(micro_batch).total_bytes > cap_gib * 2**30:
+    # The count holds Adam's two moments, whatever the optimiser.
+    spared_bytes = (2 - moments(bench.budget.optim)) * counts.probe.state.gradients_bytes
+    while counts.state(micro_batch).total_bytes - spared_bytes > cap_gib * 2**30:
         if micro_batch == 1:
-            need_gib = counts.state(1).total_bytes / 2**30
+            need_gib = (counts.state(1).total_bytes - spared_bytes) / 2**30
             raise DoesNotFitError(f"one sample needs {need_gib:.2g} GiB of training state, the cap is {cap_gib:g} GiB")
         micro_batch = max(1, micro_batch // 2)
     return micro_batch

@@ -97,6 +97,11 @@ def make_optimizer(groups: list[dict[str, object]], config: OptimConfig) -> torc
     return kind(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
+def moments(config: OptimConfig) -> int:
+    """Values that the optimiser keeps for each that it trains."""
+    return int(config.betas[0] > 0) if config.name == "sgd" else 2
+
+
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
     """Linear warm-up over the first share of the steps, then constant or half a cosine down to zero."""
     warmup = round(config.warmup_share * steps)

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from beds import COMPLETE, NO_AUDIO, HeadOnly, make, make_bench, memory_data
+from beds import COMPLETE, NO_AUDIO, HeadOnly, build, make, make_bench, make_job, memory_data
 from torch import nn
 
 from mmbench import run
 from mmbench.backbone.checkpoint import save_backbone
+from mmbench.config import OptimConfig
 from mmbench.conformance_bed import Bed
-from mmbench.costs import count_step
+from mmbench.costs import count_step, fit_micro_batch
 from mmbench.data.batch import Batch
 from mmbench.records import RECORD, Costs, load_record
 from mmbench.strategy import Regimen
 from mmbench.suite_file import parse_suite
+from mmbench.train import fit
 from mmbench.trials import Digests, make_trial, rows
 
 SLEEP_SECONDS, BLOCK_MIB = 0.2, 96
@@ -102,3 +104,16 @@ def test_what_only_one_case_reaches_is_counted() -> None:
         values = head + 10 * reached
         assert sum(method.trainable()[name].numel() for name in counts.probe.trained) == values
         assert (counts.state(8).gradients_bytes, counts.state(8).optimizer_bytes) == (4 * values, 8 * values)
+
+
+@pytest.mark.parametrize(("momentum", "kept"), [(0.9, 1), (0.0, 0)])
+def test_a_cap_counts_the_state_of_the_optimiser_that_runs(momentum: float, kept: int) -> None:
+    method, data = build("full-finetune"), memory_data()
+    counts = count_step(Regimen(method), data, (COMPLETE,), make_bench())
+    need_bytes = counts.state(8).total_bytes - (2 - kept) * counts.state(8).gradients_bytes
+    optim = OptimConfig(name="sgd", betas=(momentum, 0.0))
+    for cap_bytes, fits in ((need_bytes, 8), (need_bytes - 1, 4)):
+        bench = make_bench(memory_cap_gib=cap_bytes / 2**30, optim=optim)
+        assert fit_micro_batch(counts, bench) == fits
+    ran = fit(method, data, make_job(), make_bench(optim=optim)).ledger
+    assert ran.optimizer_bytes == kept * counts.state(8).gradients_bytes
