@@ -102,6 +102,13 @@ def test_what_was_not_measured_is_a_dash_and_the_table_fits_a_terminal() -> None
     assert "ms" not in as_profile_csv(rows[:1]).splitlines()[0].replace("step_std (ms)", "")
 
 
+def test_the_csv_tells_compiled_rows_from_others() -> None:
+    (row,) = run_grid((HEAD,), Plan(), "meta", Output())
+    compiled = row.model_copy(update={"setting": HEAD.model_copy(update={"compile": True})})
+    options = [line["options"] for line in csv.DictReader(as_profile_csv((row, compiled)).splitlines())]
+    assert options == ["", "compile=True"]
+
+
 def test_json_is_a_line_a_row_and_traces_are_written(tmp_path: Path) -> None:
     command = ["profile", "linear-probe", "--batch", "2,3", "--steps", "1", "--json", "--device", "cpu"]
     result = CliRunner().invoke(app, [*command, "--trace", str(tmp_path / "traces")])

@@ -179,7 +179,8 @@ def as_profile_csv(rows: Sequence[ProfileRow]) -> str:
     writer.writerow((*facts, *names, "step_std (ms)"))
     for row in rows:
         setting = row.setting
-        options = "; ".join(f"{key}={value}" for key, value in setting.options.items())
+        chosen = {**setting.options, **({"compile": True} if setting.compile else {})}
+        options = "; ".join(f"{key}={value}" for key, value in chosen.items())
         values = [_plain(measure.value(row)) for measure in used]
         spread = row.measured.step_seconds_std if row.measured is not None else None
         reason = row.failure.message if row.failure else ""
