@@ -121,6 +121,8 @@ def unmet(case: Case, still_pictures: bool, pictures: int = 1) -> str | None:
 def parse_case(entry: str | Mapping[str, Any]) -> Case:
     """A case by its name or its corruption, or written out as `{name, audio, vision, missing}`.
 
+    Corruptions without a name are their own: `read/rain@3+imagenet_c/fog@3`.
+
     Raises UnknownNameError for a name nobody defined and ConfigError, naming the case, for anything that does not fit.
     """
     if isinstance(entry, str):
@@ -130,12 +132,18 @@ def parse_case(entry: str | Mapping[str, Any]) -> Case:
         if "/" in entry:
             return _of_corruption(entry)
         raise UnknownNameError("case", entry, known)
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
-        raise ConfigError(f"a case is a name or a mapping with a 'name'; got {entry!r}")
-    name = entry["name"]
+    name = entry.get("name", _own_name(entry)) if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"a case is a name or a mapping with a 'name' or corruptions; got {entry!r}")
     _known_keys(name, entry, CASE_KEYS)
     missing = _missing(name, entry["missing"]) if entry.get("missing") is not None else None
     return Case(name, _corruption(name, entry, "audio"), _corruption(name, entry, "vision"), missing)
+
+
+def _own_name(entry: Mapping[str, Any]) -> str:
+    """Empty where it would not tell all: what is missing needs a name."""
+    texts = [entry[key] for key in ("audio", "vision") if entry.get(key)]
+    return "" if entry.get("missing") else "+".join(map(str, texts))
 
 
 def case_data(case: Case) -> dict[str, Any]:

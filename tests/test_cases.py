@@ -81,10 +81,16 @@ def test_what_does_not_fit_is_named(body: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("entry", [{}, {"audio": "seed/audio-alone"}, {"name": ""}, {"name": 3}, 7, None])
+@pytest.mark.parametrize("entry", [{}, {"missing": {"which": "audio"}}, {"name": ""}, {"name": 3}, 7, None])
 def test_a_case_needs_a_name(entry: Any) -> None:
     with pytest.raises(ConfigError, match="a 'name'"):
         parse_case(entry)
+
+
+def test_a_pair_without_a_name_is_called_by_its_corruptions() -> None:
+    pair = parse_case({"audio": "read/rain@3", "vision": "imagenet_c/fog@3"})
+    assert pair == Case("read/rain@3+imagenet_c/fog@3", "read/rain@3", "imagenet_c/fog@3")
+    assert parse_case({"audio": "read/rain@3"}) == parse_case("read/rain@3")
 
 
 @pytest.mark.parametrize("text", ["seed/audio-alone@", "seed/audio-alone@0", "seed/none", "", "@1"])
