@@ -121,7 +121,7 @@ def unmet(case: Case, still_pictures: bool, pictures: int = 1) -> str | None:
 def parse_case(entry: str | Mapping[str, Any]) -> Case:
     """A case by its name or its corruption, or written out as `{name, audio, vision, missing}`.
 
-    Corruptions without a name are their own: `read/rain@3+imagenet_c/fog@3`.
+    Corruptions without a name are called by their own: `read/rain+imagenet_c/fog@3`.
 
     Raises UnknownNameError for a name nobody defined and ConfigError, naming the case, for anything that does not fit.
     """
@@ -141,9 +141,12 @@ def parse_case(entry: str | Mapping[str, Any]) -> Case:
 
 
 def _own_name(entry: Mapping[str, Any]) -> str:
-    """Empty where it would not tell all: what is missing needs a name."""
-    texts = [entry[key] for key in ("audio", "vision") if entry.get(key)]
-    return "" if entry.get("missing") else "+".join(map(str, texts))
+    """What it consists of, one severity told once; empty where something is missing, which needs a name."""
+    texts = [str(entry[key]) for key in ("audio", "vision") if entry.get(key)]
+    scales = {text.partition("@")[2] for text in texts}
+    if len(texts) == 2 and len(scales) == 1:
+        texts[0] = texts[0].partition("@")[0]
+    return "" if entry.get("missing") else "+".join(texts)
 
 
 def case_data(case: Case) -> dict[str, Any]:

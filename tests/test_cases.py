@@ -89,7 +89,8 @@ def test_a_case_needs_a_name(entry: Any) -> None:
 
 def test_a_pair_without_a_name_is_called_by_its_corruptions() -> None:
     pair = parse_case({"audio": "read/rain@3", "vision": "imagenet_c/fog@3"})
-    assert pair == Case("read/rain@3+imagenet_c/fog@3", "read/rain@3", "imagenet_c/fog@3")
+    assert pair == Case("read/rain+imagenet_c/fog@3", "read/rain@3", "imagenet_c/fog@3")
+    assert parse_case({"audio": "read/rain@3", "vision": "imagenet_c/fog@4"}).name == "read/rain@3+imagenet_c/fog@4"
     assert parse_case({"audio": "read/rain@3"}) == parse_case("read/rain@3")
 
 
