@@ -288,13 +288,12 @@ def _cut_out(path: Path, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, modified_ns: int) -> NDArray[np.uint8]:
-    """(h, w, 4) uint8; raises DataError for a broken file or one without a transparent pixel."""
+    """(h, w, 4) uint8; raises DataError for a broken file or one that is all opaque or all transparent."""
     try:
         pixels = read_picture(path, lambda image: np.array(image.convert("RGBA")))
     except ValueError as error:
         raise DataError(f"cannot read cut-out {path}: {error}; mend or remove it") from None
-    if pixels[..., 3].min() == 255:
-        raise DataError(
-            f"cut-out {path} has no transparent pixel; a person needs a transparent background, or remove it"
-        )
+    if (alpha := pixels[..., 3]).min() == 255 or alpha.max() == 0:
+        which = "transparent" if alpha.max() else "visible"
+        raise DataError(f"cut-out {path} has no {which} pixel; show a person on a transparent background or remove it")
     return pixels

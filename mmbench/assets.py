@@ -51,9 +51,19 @@ def assets_root() -> Path | None:
 
 
 def asset_folder(kind: str) -> Path | None:
-    """The folder of one kind of asset, such as `rain` or `frost`; None where nothing is to be replaced."""
+    """The folder of one kind of asset, such as `rain` or `frost`; None where nothing is to be replaced.
+
+    Raises DataError where a folder differs from it in capitals or a plural alone: it would be passed over unnoticed.
+    """
     root = assets_root()
-    return root / kind if root is not None and (root / kind).is_dir() else None
+    if root is None or (root / kind).is_dir():
+        return None if root is None else root / kind
+    for path in root.iterdir():
+        if path.is_dir() and path.name.lower().rstrip("s") == kind.rstrip("s"):
+            raise DataError(
+                f"assets folder {root} holds {path.name}/, but the kind is called {kind}; rename the folder"
+            )
+    return None
 
 
 def asset_files(kind: str, suffixes: Sequence[str]) -> tuple[Path, ...]:

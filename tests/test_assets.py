@@ -85,6 +85,14 @@ def test_a_folder_of_files_that_nothing_reads_is_named(rain: Path, name: str) ->
         scene_noise("rain", draws(), RATE)
 
 
+@pytest.mark.parametrize("name", ["Rain", "rains", "RAIN"])
+def test_a_folder_whose_name_is_nearly_a_kind_is_not_passed_over(rain: Path, name: str) -> None:
+    rain.rename(rain.parent / name)
+    with pytest.raises(DataError, match=f"holds {name}/, but the kind is called rain; rename"):
+        scene_noise("rain", draws(), RATE)
+    assert scene_noise("wind", draws(), RATE).std() > 0
+
+
 def test_photographs_of_a_kind_leave_its_sound_generated(rain: Path) -> None:
     generated = scene_noise("frost", draws(), RATE)
     (rain.parent / "frost").mkdir()

@@ -138,6 +138,9 @@ def test_cut_outs_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Monkey
     cut_out(tmp_path, "solid.png", alpha=255)
     with pytest.raises(DataError, match=r"solid\.png has no transparent pixel"):
         corrupt("avc/crowd-sight@1", pictures())
+    Image.new("RGBA", (20, 40)).save(tmp_path / "crowd" / "solid.png")
+    with pytest.raises(DataError, match=r"solid\.png has no visible pixel"):
+        corrupt("avc/crowd-sight@1", pictures())
     (tmp_path / "crowd" / "solid.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"cannot read cut-out .*solid\.png"):
         corrupt("avc/crowd-sight@1", pictures())
