@@ -181,7 +181,7 @@ def describe(name: str) -> dict[str, Any]:
     if name.endswith("/*"):
         return {"kind": "family of corruptions", "name": name, "members": family_members(name.removesuffix("*"))}
     if name in pairs():
-        return {"kind": "pair of corruptions", "name": name, **{part: name + end for part, end in HALVES.items()}}
+        return {"kind": "pair of corruptions", "name": name, **_describe_halves(name)}
     if name in named_cases() or ("/" in name and "@" in name):
         return {"kind": "case", "name": name, "what": case_words(parse_case(name))}
     if name in named_sets():
@@ -196,6 +196,16 @@ def describe(name: str) -> dict[str, Any]:
         return {"kind": "regime", "name": name, "what": regimes[name]}
     everything = [*part_names(), *regimes, *(n for found in kinds.values() for n in found.names())]
     raise UnknownNameError("entry", name, [*everything, *pairs(), *named_cases(), *named_sets(), *PRESETS, *paths])
+
+
+def _describe_halves(pair: str) -> dict[str, str]:
+    """What the halves of a pair are, where they act and what was repaired."""
+    facts: dict[str, str] = {}
+    for part, end in HALVES.items():
+        card = registry.corruptions().card(pair + end)
+        facts |= {part: card.name, f"{part} stage": _stage_words(card.stage), f"{part} reference": card.reference}
+        facts |= {f"{part} note": card.note} if card.note else {}
+    return facts
 
 
 def _stage_words(stage: StageName) -> str:

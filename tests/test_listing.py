@@ -246,4 +246,7 @@ def test_a_pair_names_its_halves(use_plugin: Callable[[str], Path]) -> None:
         f'@corruption("own/hail-sight", modality="vision", stage="image", {facts})\n'
         "def same(x, draws, severity):\n    return x\n"
     )
-    assert (describe("own/hail")["audio"], describe("own/hail")["vision"]) == ("own/hail-sound", "own/hail-sight")
+    pair = describe("own/hail")
+    assert (pair["audio"], pair["vision"]) == ("own/hail-sound", "own/hail-sight")
+    assert (pair["audio stage"][:17], pair["vision stage"][:14]) == ("waveform, 2 of 6 ", "image, 3 of 6 ")
+    assert pair["audio reference"] == "test" and "audio note" not in pair
