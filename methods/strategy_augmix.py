@@ -39,7 +39,7 @@ class Warp:
     def __call__(self, x: Tensor, strength: Tensor) -> Tensor:
         generator = torch.zeros(len(x), 3, 3)
         generator[:, self.row, self.column] = self.size * strength
-        theta = torch.matrix_exp(generator)[:, :2].to(x)
+        theta = torch.matrix_exp(generator)[:, :2].to(x, non_blocking=True)
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, align_corners=False)
 
@@ -51,9 +51,9 @@ class OnPixels:
     change: Change
 
     def __call__(self, x: Tensor, strength: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values).view(3, 1, 1).to(x) for values in (IMAGE_MEAN, IMAGE_STD))
+        mean, std = (torch.tensor(v).view(3, 1, 1).to(x, non_blocking=True) for v in (IMAGE_MEAN, IMAGE_STD))
         pixels = (x * std + mean).clamp(0, 1)
-        return (self.change(pixels, strength.to(x).view(-1, 1, 1, 1)) - mean) / std
+        return (self.change(pixels, strength.to(x, non_blocking=True).view(-1, 1, 1, 1)) - mean) / std
 
 
 def posterise(pixels: Tensor, strength: Tensor) -> Tensor:
@@ -111,9 +111,9 @@ class Mixture:
     def mixed(self, x: Tensor, draws: Tensor, changes: Sequence[Change]) -> Tensor:
         """An augmented view of x (B, C, H, W); `draws` (B, width, columns) of [0, 1)."""
         uniform = draws.double().numpy()
-        kept = torch.from_numpy(betaincinv(self.alpha, self.alpha, uniform[:, 0, 0])).to(x)  # (B,)
+        kept = torch.from_numpy(betaincinv(self.alpha, self.alpha, uniform[:, 0, 0])).to(x, non_blocking=True)  # (B,)
         gammas = torch.from_numpy(gammaincinv(self.alpha, uniform[:, :, 1])).clamp(min=SMALLEST_SHARE)
-        shares = (gammas / gammas.sum(dim=1, keepdim=True)).to(x)  # (B, width)
+        shares = (gammas / gammas.sum(dim=1, keepdim=True)).to(x, non_blocking=True)  # (B, width)
         total = torch.zeros_like(x)
         for chain in range(self.width):
             total += shares[:, chain, None, None, None] * self._chain(x, draws[:, chain, 2:], changes)
@@ -128,7 +128,7 @@ class Mixture:
             for index, change in enumerate(changes):
                 rows = (chosen == index).nonzero()[:, 0]  # on the CPU: no wait for the device
                 if len(rows):
-                    at = rows.to(x.device)
+                    at = rows.to(x.device, non_blocking=True)
                     x[at] = change(x[at], signed[rows])
         return x
 
