@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmbench.bench import Bench
 from mmbench.data.batch import Batch
+from mmbench.errors import DivergedError
 from mmbench.meter import storage_id
 from mmbench.strategy import Regimen
 
@@ -32,7 +33,10 @@ class Audit:
 
 
 def audit(regimen: Regimen, batch: Batch, take: Callable[[], object] | None, bench: Bench) -> Audit:
-    """Look at a few steps of `regimen`; `take` is the optimiser's step, None on the meta device."""
+    """Look at a few steps of `regimen`; `take` is the optimiser's step, None on the meta device.
+
+    Raises DivergedError where a loss is not finite.
+    """
     gc.collect()
     gc.freeze()  # what is there already is not what a step leaves, and need not be looked through
     try:
@@ -59,6 +63,8 @@ def _steps(regimen: Regimen, batch: Batch, take: Callable[[], object] | None, be
         with held, counted:
             regimen.method.after_step(step, total)
         waits = counted.count
+        if not loss.is_meta and not torch.isfinite(loss):
+            raise DivergedError(f"the loss of step {step + 1} is {float(loss.detach())}")
         for leaf in leaves:
             leaf.grad = None
         del loss

@@ -14,7 +14,7 @@ from mmbench import profiling, registry
 from mmbench.backbone.config import preset
 from mmbench.bench import Bench
 from mmbench.config import Budget
-from mmbench.errors import ConfigError, DoesNotFitError
+from mmbench.errors import ConfigError, DivergedError, DoesNotFitError
 from mmbench.meter import Clock
 from mmbench.profile_measure import Measuring, largest, random_batch
 from mmbench.profile_rows import Counts, Measured, Plan, Setting
@@ -75,6 +75,12 @@ class Hides(Plain):
 
     def logits(self, batch):
         return super().logits(batch) + self.secret[0].sum(0)
+
+
+@method("is-no-number", title="N", **FACTS)
+class IsNoNumber(Plain):
+    def logits(self, batch):
+        return super().logits(batch) * float("nan")
 
 
 @method("waits", title="W", **FACTS)
@@ -236,6 +242,8 @@ def test_defects_of_a_plugin_show_in_its_figures(use_plugin: Callable[[str], Pat
     assert on_cpu("sound")[0].waits_per_step == 0
     assert on_cpu("waits")[0].waits_per_step == 2
     assert sound.waits_per_step is None
+    with pytest.raises(DivergedError, match="the loss of step 1 is nan"):
+        on_cpu("is-no-number")
 
 
 def test_a_method_without_training_is_refused() -> None:
