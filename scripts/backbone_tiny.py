@@ -20,6 +20,7 @@ PLAIN = ("--set", "backbones=[{name: cavmae-tiny, fusion: none}]")
 """Pre-training has no fusion block: it would start shut from one kind of weights, and open from the other."""
 UNLABELLED = ("--set", "datasets.0.seed=1")
 LABELLED = ("--set", "datasets.0.samples=1000", "--set", "datasets.0.split={test: 0.8, val: 0.2}")
+SHORT = ("--epochs", "1", "--set", "datasets.0.samples=300")
 LONGER = ("--epochs", "60", "--option", "decay_start=30", "--option", "decay_step=5", "--option", "average_from=31")
 STARTS = {"random": (), "random, five times the epochs": LONGER, "pre-trained": ()}
 
@@ -31,7 +32,7 @@ def backbone(verb: str, out: Path, seed: int, *options: str) -> None:
 
 def accuracies(out: Path, seed: int, short: bool) -> dict[str, float]:
     """Test accuracy of complete pairs, by start."""
-    fewer = ("--epochs", "1") if short else ()  # the last of two counts
+    fewer = SHORT if short else ()  # of two values the last counts
     backbone("pretrain", out / f"pretrained-{seed}", seed, *UNLABELLED, *fewer)
     found = {}
     for start, options in STARTS.items():
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--short", action="store_true", help="one epoch each, to try the script")
+    parser.add_argument("--short", action="store_true", help="one epoch on few samples each, to try the script")
     asked = parser.parse_args(arguments)
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     rows = {seed: accuracies(asked.out, seed, asked.short) for seed in seeds}
